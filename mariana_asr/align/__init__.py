@@ -1,0 +1,1 @@
+"""GMM-HMM training and forced alignment."""

@@ -1,0 +1,201 @@
+"""Kaldi archives (ark) and script files (scp) of matrices and integer vectors, through kaldiio."""
+
+import gzip
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import ExitStack
+from pathlib import Path
+from types import TracebackType
+
+import kaldiio
+import numpy as np
+from numpy.typing import NDArray
+
+from mariana_asr.errors import DataError, FormatError
+from mariana_asr.files import atomic_file
+
+COMPRESSION_METHODS = {False: None, True: 2}
+"""kaldiio's numbers: 2 is Kaldi's speech feature method (kSpeechFeature), as copy-feats picks."""
+
+
+class ArchiveWriter:
+    """Write matrices to ``PREFIX.ark`` with an index in ``PREFIX.scp``.
+
+    Both appear under their names only when the writer is closed without an error. Script file
+    entries hold the archive's absolute path, as Kaldi's scripts write them.
+    """
+
+    def __init__(self, prefix: str | Path, *, compress: bool = False) -> None:
+        """``compress`` stores 8 bits a value in Kaldi's speech-feature format."""
+        prefix = Path(prefix)
+        self._ark, self._scp = (
+            prefix.with_name(prefix.name + ".ark"),
+            prefix.with_name(prefix.name + ".scp"),
+        )
+        self._method = COMPRESSION_METHODS[compress]
+        self._stack = ExitStack()
+        self._index: list[tuple[str, int]] = []
+
+    def __enter__(self) -> "ArchiveWriter":
+        """Open the temporary archive."""
+        # The index enters first, so that it is renamed after the archive that it points into.
+        self._temporary_scp = self._stack.enter_context(atomic_file(self._scp))
+        temporary_ark = self._stack.enter_context(atomic_file(self._ark))
+        self._file = self._stack.enter_context(open(temporary_ark, "wb"))
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        """Rename both files into place, or remove them if the block failed."""
+        if error is None:
+            target = self._ark.resolve()
+            with open(self._temporary_scp, "w", encoding="utf-8") as scp:
+                scp.writelines(f"{key} {target}:{offset}\n" for key, offset in self._index)
+        self._stack.__exit__(kind, error, trace)
+
+    def write(self, key: str, matrix: NDArray[np.floating]) -> None:
+        """Append a matrix of shape (rows, columns); it is stored in float32 unless compressed."""
+        self._file.write(key.encode() + b" ")
+        self._index.append((key, self._file.tell()))
+        if matrix.dtype != np.float64:
+            matrix = matrix.astype(np.float32, copy=False)
+        kaldiio.save_mat(self._file, matrix, compression_method=self._method)
+
+
+def read_matrix(location: str, *, where: str = "") -> NDArray[np.float32]:
+    """Read one matrix that a script file points to (``path:offset``).
+
+    Raises:
+        DataError: The archive is missing or damaged there, or holds no matrix.
+    """
+    try:
+        matrix = kaldiio.load_mat(location)
+    except Exception as error:  # kaldiio raises many kinds for a damaged archive
+        raise DataError(f"cannot read {location}: {error}", where=where or None) from error
+    if not isinstance(matrix, np.ndarray) or matrix.ndim != 2:
+        raise DataError(f"{location} holds no matrix", where=where or None)
+    return matrix
+
+
+def iterate_matrices(path: str | Path) -> Iterator[tuple[str, NDArray[np.float32]]]:
+    """Yield (key, matrix) from an archive (``.ark``) or a script file (``.scp``).
+
+    Raises:
+        DataError: The file is missing or damaged.
+    """
+    path = Path(path)
+    if not path.exists():
+        raise DataError("no such file", where=path)
+    if path.suffix == ".scp":
+        for key, location in read_script(path).items():
+            yield key, read_matrix(location, where=f"{path}: {key}")
+        return
+    try:
+        yield from kaldiio.load_ark(str(path))
+    except Exception as error:
+        raise DataError(f"damaged archive: {error}", where=path) from error
+
+
+def read_script(path: str | Path) -> dict[str, str]:
+    """Read a script file: key to location.
+
+    Raises:
+        DataError: A line has no location, or a key comes twice.
+    """
+    entries: dict[str, str] = {}
+    with open(path, encoding="utf-8") as file:
+        for number, line in enumerate(file, 1):
+            key, _, location = line.strip().partition(" ")
+            if not location or key in entries:
+                what = f"{key!r} comes twice" if key in entries else "expected 'key location'"
+                raise DataError(what, where=f"{path}:{number}")
+            entries[key] = location.strip()
+    return entries
+
+
+def write_int_vectors(path: str | Path, vectors: Iterable[tuple[str, NDArray[np.int32]]]) -> int:
+    """Write integer vectors as a binary Kaldi archive, gzipped if the name ends in ``.gz``.
+
+    Returns:
+        The number of vectors written.
+    """
+    count = 0
+    path = Path(path)
+    with atomic_file(path) as temporary:
+        opener = gzip.open if path.suffix == ".gz" else open
+        with opener(temporary, "wb") as file:
+            for key, vector in vectors:
+                file.write(key.encode() + b" ")
+                kaldiio.save_mat(file, np.asarray(vector, dtype=np.int32))
+                count += 1
+    return count
+
+
+def read_int_vectors(path: str | Path) -> dict[str, NDArray[np.int32]]:
+    """Read an archive of integer vectors, binary or text, gzipped or not.
+
+    Raises:
+        FormatError: The file is missing, damaged or holds something else.
+    """
+    path = Path(path)
+    try:
+        with gzip.open(path, "rb") if path.suffix == ".gz" else open(path, "rb") as file:
+            content = file.read()
+        return dict(_parse_int_vectors(content))
+    except FileNotFoundError as error:
+        raise FormatError("no such file", where=path) from error
+    except (ValueError, IndexError, EOFError, OSError) as error:
+        raise FormatError(f"not an archive of integer vectors: {error}", where=path) from error
+
+
+def _parse_int_vectors(content: bytes) -> Iterator[tuple[str, NDArray[np.int32]]]:
+    r"""Parse ``key \0B\4 n (\4 value)*`` (binary) or ``key v v v\n`` (text) records."""
+    position = 0
+    while position < len(content):
+        space = content.index(b" ", position)
+        key = content[position:space].decode().strip()
+        start = space + 1
+        if content[start : start + 2] == b"\0B":
+            if content[start + 2] != 4:
+                raise ValueError(f"{key}: not a vector of 32-bit integers")
+            count = int.from_bytes(content[start + 3 : start + 7], "little")
+            position = start + 7 + 5 * count
+            if position > len(content):
+                raise ValueError(f"{key}: cut short")
+            records = np.frombuffer(
+                content, dtype=[("size", "i1"), ("value", "<i4")], count=count, offset=start + 7
+            )
+            yield key, records["value"].copy()
+        else:
+            end = content.find(b"\n", start)
+            end = len(content) if end < 0 else end
+            yield key, np.array(content[start:end].split(), dtype=np.int32)
+            position = end + 1
+
+
+def read_symbol_table(path: str | Path) -> dict[str, int]:
+    """Read ``symbol id`` lines (words.txt, phones.txt).
+
+    Raises:
+        FormatError: The file is missing, a line is not of that form, or a symbol comes twice.
+    """
+    table: dict[str, int] = {}
+    try:
+        lines = Path(path).read_text(encoding="utf-8").splitlines()
+    except FileNotFoundError as error:
+        raise FormatError("no such file", where=path) from error
+    for number, line in enumerate(lines, 1):
+        fields = line.split()
+        if len(fields) != 2 or not fields[1].lstrip("-").isdigit() or fields[0] in table:
+            raise FormatError(f"{line!r} is not a new symbol and its id", where=f"{path}:{number}")
+        table[fields[0]] = int(fields[1])
+    return table
+
+
+def write_symbol_table(path: str | Path, table: Mapping[str, int]) -> None:
+    """Write ``symbol id`` lines, atomically."""
+    with atomic_file(path) as temporary, open(temporary, "w", encoding="utf-8") as file:
+        file.writelines(f"{symbol} {number}\n" for symbol, number in table.items())

@@ -1,0 +1,1 @@
+"""Kaldi data directories, audio files and the preparers of corpora."""

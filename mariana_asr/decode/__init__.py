@@ -1,0 +1,1 @@
+"""WFST decoding over acoustic scores."""

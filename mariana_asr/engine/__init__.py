@@ -1,0 +1,1 @@
+"""Training of networks on frames: frame store, shuffling, schedule, checkpoints."""

@@ -1,0 +1,1 @@
+"""Acoustic features: MFCC, fbank, CMVN, deltas, splicing."""

@@ -1,0 +1,1 @@
+"""Lexicon, phones, topology, language models and decoding graphs."""

@@ -1,0 +1,1 @@
+"""Acoustic models: networks, their input and their files."""

@@ -1,0 +1,1 @@
+"""The recipe: its schema, overrides, and the runner of its stages."""
