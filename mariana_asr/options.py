@@ -1,6 +1,7 @@
 """The base of every set of options, and how ``key=value`` words on a command line fill one."""
 
-from collections.abc import Iterable, Mapping
+import difflib
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, TypeVar
 
 import yaml
@@ -84,59 +85,83 @@ def validated(cls: type[OptionsT], tree: Mapping[str, Any], where: str) -> Optio
     try:
         return cls.model_validate(tree)
     except ValidationError as error:
-        raise RecipeError(explain(error, cls), where=where) from error
+        problems = [_explain(details, cls, tree) for details in error.errors()]
+        lines = list(dict.fromkeys(problems))
+        text = lines[0] if len(lines) == 1 else "\n  " + "\n  ".join(lines)
+        raise RecipeError(text, where=where) from error
 
 
-def explain(error: ValidationError, cls: type[BaseModel]) -> str:
-    """Say each problem of a validation as ``key.path: what was given, what is allowed``."""
-    import difflib
+def default_tag(key: str, tag: str) -> Callable[[Any], Any]:
+    """Make a validator that gives a mapping without ``key`` the value ``tag`` there.
 
-    lines = []
-    for problem in error.errors():
-        location = [str(part) for part in problem["loc"]]
-        path = ".".join(location)
-        given = problem.get("input")
-        if problem["type"] == "extra_forbidden":
-            allowed = sorted(_keys_at(cls, location[:-1]))
-            close = difflib.get_close_matches(location[-1], allowed, n=1)
-            hint = f"; did you mean {close[0]!r}?" if close else ""
-            lines.append(f"{path}: unknown key{hint} (allowed: {', '.join(allowed)})")
-        elif problem["type"] == "missing":
-            lines.append(f"{path}: required, but not given")
-        else:
-            lines.append(f"{path}: given {given!r}; {problem['msg'].removeprefix('Value error, ')}")
-    return "; ".join(lines) if len(lines) == 1 else "\n  " + "\n  ".join(lines)
+    It lets the member of a union be left out of a recipe where one member is the usual one.
+    """
+
+    def fill(value: Any) -> Any:
+        return {key: tag, **value} if isinstance(value, Mapping) else value
+
+    return fill
 
 
-def _keys_at(cls: type[BaseModel], location: list[str]) -> set[str]:
-    """Names of the keys allowed at a location of a schema, through unions and optionals."""
-    schema = cls.model_json_schema()
-    definitions = schema.get("$defs", {})
-    candidates = [schema]
+def _explain(details: Any, cls: type[BaseModel], tree: Mapping[str, Any]) -> str:
+    """Say one problem of a validation as ``key.path: what was given, what is allowed``."""
+    location = [str(part) for part in details["loc"]]
+    missing = location[-1:] if details["type"] == "missing" else []
+    path = ".".join(_given_keys(location, tree) + missing)
+    if details["type"] == "extra_forbidden":
+        allowed = sorted(_allowed_keys(cls, location[:-1]))
+        close = difflib.get_close_matches(location[-1], allowed, n=1)
+        hint = f"; did you mean {close[0]!r}?" if close else ""
+        return f"{path}: unknown key{hint} (allowed: {', '.join(allowed)})"
+    if missing:
+        return f"{path}: required, but not given"
+    message = details["msg"].removeprefix("Value error, ").removeprefix("Input ")
+    return f"{path}: {details['input']!r} given, but it {message}"
+
+
+def _given_keys(location: list[str], tree: Any) -> list[str]:
+    """The keys that the user wrote: a location without pydantic's names of union members."""
+    keys = []
     for part in location:
-        following: list[dict[str, Any]] = []
-        for candidate in candidates:
-            for variant in _variants(candidate, definitions):
-                if part in variant.get("properties", {}):
-                    following.append(variant["properties"][part])
-                elif isinstance(variant.get("additionalProperties"), dict):
-                    following.append(variant["additionalProperties"])
-                elif "items" in variant:
-                    following.append(variant["items"])
-                else:
-                    # pydantic names the chosen variant of a discriminated union in the location.
-                    following.append(variant)
-        candidates = following
-    return {
-        key
-        for candidate in candidates
-        for variant in _variants(candidate, definitions)
-        for key in variant.get("properties", {})
-    }
+        if isinstance(tree, Mapping) and part in tree:
+            tree = tree[part]
+        elif isinstance(tree, list) and part.isdigit() and int(part) < len(tree):
+            tree = tree[int(part)]
+        else:
+            continue
+        keys.append(part)
+    return keys
 
 
-def _variants(schema: dict[str, Any], definitions: dict[str, Any]) -> list[dict[str, Any]]:
+def _allowed_keys(cls: type[BaseModel], location: list[str]) -> set[str]:
+    """Names of the keys allowed at a location of an options class."""
+    schema = cls.model_json_schema()
+    candidates = _members(schema, schema.get("$defs", {}))
+    for part in location:
+        below = [
+            schema["properties"][part] for schema in candidates if part in schema["properties"]
+        ] or [
+            schema["additionalProperties"]
+            for schema in candidates
+            if isinstance(schema.get("additionalProperties"), dict)
+        ]
+        definitions = schema.get("$defs", {})
+        if below:
+            candidates = [m for member in below for m in _members(member, definitions)]
+        else:  # the part names a member of a union by its tag
+            candidates = [
+                member
+                for member in candidates
+                if any(value.get("const") == part for value in member["properties"].values())
+            ]
+    return {key for member in candidates for key in member["properties"]}
+
+
+def _members(schema: dict[str, Any], definitions: dict[str, Any]) -> list[dict[str, Any]]:
+    """The object schemas that a schema stands for: through references, unions and optionals."""
     if "$ref" in schema:
-        return _variants(definitions[schema["$ref"].rsplit("/", 1)[-1]], definitions)
+        return _members(definitions[schema["$ref"].rsplit("/", 1)[-1]], definitions)
     branches = [*schema.get("anyOf", []), *schema.get("oneOf", []), *schema.get("allOf", [])]
-    return [v for branch in branches for v in _variants(branch, definitions)] or [schema]
+    if branches:
+        return [member for branch in branches for member in _members(branch, definitions)]
+    return [{"properties": {}, **schema}]

@@ -1,0 +1,58 @@
+"""The parallel map: order, laziness, errors of items and the death of a process."""
+
+import os
+import signal
+from collections.abc import Iterator
+
+import pytest
+
+from mariana_asr.errors import DataError, StageError
+from mariana_asr.parallel import parallel_map
+
+_offset = 0
+
+
+def _set_offset(offset: int) -> None:
+    global _offset
+    _offset = offset
+
+
+def _square(number: int) -> int:
+    if number < 0:
+        raise DataError(f"{number} is negative", where="item")
+    if number == 1000:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return number * number + _offset
+
+
+@pytest.mark.parametrize("jobs", [1, 2])
+def test_results_come_in_order_with_what_setup_loaded(jobs: int) -> None:
+    results = parallel_map(_square, range(30), jobs=jobs, setup=_set_offset, setup_arguments=(7,))
+    assert list(results) == [n * n + 7 for n in range(30)]
+    _set_offset(0)
+
+
+def test_an_error_of_an_item_reaches_the_caller_with_its_parts() -> None:
+    with pytest.raises(DataError, match="item: -1 is negative"):
+        list(parallel_map(_square, [1, -1], jobs=2))
+
+
+def test_a_killed_process_is_a_clear_error() -> None:
+    with pytest.raises(StageError, match="processes running _square died"):
+        list(parallel_map(_square, [1000, 1, 2], jobs=2))
+
+
+def test_items_are_taken_only_as_results_are_used() -> None:
+    taken = 0
+
+    def items() -> Iterator[int]:
+        nonlocal taken
+        for number in range(10_000):
+            taken += 1
+            yield number
+
+    results = parallel_map(_square, items(), jobs=2)
+    for _ in range(10):
+        next(results)
+    assert taken < 100
+    results.close()
