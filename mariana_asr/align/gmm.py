@@ -1,0 +1,196 @@
+"""Gaussian mixture models of all pdfs in one set of arrays."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+
+import numpy as np
+from numpy.typing import NDArray
+
+Floats = NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class DiagGmms:
+    """The diagonal-covariance Gaussians of all pdfs, one below the other (Kaldi: AmDiagGmm).
+
+    As in Kaldi a Gaussian is kept in its natural parameters, so that reading and writing a model
+    changes no bit of it.
+
+    Attributes:
+        weights: Mixture weights, shape (G,); those of one pdf sum to 1.
+        means_inv_vars: Means divided by variances, shape (G, D).
+        inv_vars: Inverse variances, shape (G, D).
+        offsets: Pdf p owns the Gaussians from ``offsets[p]`` to ``offsets[p + 1]``; shape (P + 1,).
+    """
+
+    weights: Floats
+    means_inv_vars: Floats
+    inv_vars: Floats
+    offsets: NDArray[np.int64]
+
+    def __post_init__(self) -> None:
+        """Check that the shapes agree."""
+        gaussians, dim = self.inv_vars.shape
+        if (
+            self.weights.shape != (gaussians,)
+            or self.means_inv_vars.shape != (gaussians, dim)
+            or self.offsets[0] != 0
+            or self.offsets[-1] != gaussians
+            or (np.diff(self.offsets) < 1).any()
+        ):
+            raise ValueError(
+                f"weights {self.weights.shape}, means {self.means_inv_vars.shape} and inverse "
+                f"variances {self.inv_vars.shape} do not fit pdf offsets {self.offsets}"
+            )
+
+    @classmethod
+    def from_moments(
+        cls,
+        weights: NDArray[np.floating],
+        means: NDArray[np.floating],
+        variances: NDArray[np.floating],
+        offsets: NDArray[np.integer],
+    ) -> "DiagGmms":
+        """Make the model from means and variances, each of shape (G, D)."""
+        inv_vars = 1.0 / np.asarray(variances, dtype=np.float64)
+        return cls(
+            np.asarray(weights, dtype=np.float32),
+            (means * inv_vars).astype(np.float32),
+            inv_vars.astype(np.float32),
+            np.asarray(offsets, dtype=np.int64),
+        )
+
+    @property
+    def num_pdfs(self) -> int:
+        """Number of pdfs, P."""
+        return len(self.offsets) - 1
+
+    @property
+    def num_gaussians(self) -> int:
+        """Number of Gaussians of all pdfs together, G."""
+        return len(self.weights)
+
+    @property
+    def dim(self) -> int:
+        """Dimension of the features, D."""
+        return self.inv_vars.shape[1]
+
+    @property
+    def counts(self) -> NDArray[np.int64]:
+        """Number of Gaussians of each pdf, shape (P,)."""
+        return np.diff(self.offsets)
+
+    @cached_property
+    def means(self) -> NDArray[np.float64]:
+        """Means, shape (G, D)."""
+        return self.means_inv_vars.astype(np.float64) / self.inv_vars
+
+    @cached_property
+    def variances(self) -> NDArray[np.float64]:
+        """Variances, shape (G, D)."""
+        return 1.0 / self.inv_vars.astype(np.float64)
+
+    @cached_property
+    def gconsts(self) -> Floats:
+        """Log-likelihood of each weighted Gaussian at the origin, shape (G,).
+
+        Summed in Kaldi's order and precision (DiagGmm::ComputeGconsts), so that they equal
+        Kaldi's but for the last bit, in which logarithms of different libraries can differ.
+        """
+        means_inv_vars = self.means_inv_vars.astype(np.float64)
+        inv_vars = self.inv_vars.astype(np.float64)
+        with np.errstate(divide="ignore"):
+            gconsts = np.log(self.weights.astype(np.float64)).astype(np.float32)
+            gconsts = (gconsts + np.float32(-0.5 * LOG_2PI * self.dim)).astype(np.float32)
+            logs = np.log(inv_vars).astype(np.float32).astype(np.float64)
+        terms = 0.5 * logs - 0.5 * means_inv_vars * means_inv_vars / inv_vars
+        for column in terms.T:
+            gconsts = (gconsts.astype(np.float64) + column).astype(np.float32)
+        return gconsts
+
+    def with_gconsts(self, gconsts: Floats) -> "DiagGmms":
+        """Take over the gconsts of a model file where they equal ours but for rounding.
+
+        So a model that is read and written back stays the same file. Kaldi trusts those in the
+        file no more than we do (DiagGmm::Read).
+        """
+        if gconsts.shape != self.gconsts.shape:
+            return self
+        same = np.isclose(gconsts, self.gconsts, rtol=1e-6, atol=1e-4)
+        taken = replace(self)
+        taken.__dict__["gconsts"] = np.where(same, gconsts, self.gconsts)
+        return taken
+
+    @cached_property
+    def _projection(self) -> Floats:
+        """Matrix that takes [x, x squared] to log-likelihoods without gconsts, (2 D, G)."""
+        return np.ascontiguousarray(
+            np.concatenate([self.means_inv_vars, -0.5 * self.inv_vars], axis=1).T
+        )
+
+    def component_log_likelihoods(self, feats: NDArray[np.floating]) -> Floats:
+        """Log of weight times density of every Gaussian; (T, D) to (T, G)."""
+        feats = np.asarray(feats, dtype=np.float32)
+        if feats.ndim != 2 or feats.shape[1] != self.dim:
+            raise ValueError(f"features of shape {feats.shape} for a model of dim {self.dim}")
+        scores = np.concatenate([feats, np.square(feats)], axis=1) @ self._projection
+        scores += self.gconsts
+        return scores
+
+    def log_likelihoods(self, feats: NDArray[np.floating]) -> Floats:
+        """Log-likelihood of every frame under every pdf; (T, D) to (T, P)."""
+        return log_sum_exp_by_pdf(self.component_log_likelihoods(feats), self.offsets)
+
+    def select(self, pdfs: Sequence[int] | NDArray[np.integer]) -> "DiagGmms":
+        """The model of some pdfs only, in the order given."""
+        pdfs = np.asarray(pdfs)
+        counts = self.counts[pdfs]
+        rows = _ranges(self.offsets[pdfs], counts)
+        return self._rows(rows, counts)
+
+    def with_boosted_weights(self, pdfs: Sequence[int], factor: float) -> "DiagGmms":
+        """Scale the weights of some pdfs, as gmm-boost-silence does before an alignment."""
+        weights = self.weights.copy()
+        for pdf in pdfs:
+            weights[self.offsets[pdf] : self.offsets[pdf + 1]] *= np.float32(factor)
+        return DiagGmms(weights, self.means_inv_vars, self.inv_vars, self.offsets)
+
+    def _rows(self, rows: NDArray[np.integer], counts: NDArray[np.integer]) -> "DiagGmms":
+        selected = DiagGmms(
+            self.weights[rows],
+            self.means_inv_vars[rows],
+            self.inv_vars[rows],
+            offsets_of(counts),
+        )
+        if "gconsts" in self.__dict__:
+            selected.__dict__["gconsts"] = self.gconsts[rows]
+        return selected
+
+
+LOG_2PI = 1.8378770664093454835606594728112
+"""Kaldi's M_LOG_2PI."""
+
+
+def offsets_of(counts: NDArray[np.integer] | Sequence[int]) -> NDArray[np.int64]:
+    """Where each of a row of groups of these sizes starts, and where the last one ends."""
+    return np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
+
+
+def log_sum_exp_by_pdf(scores: Floats, offsets: NDArray[np.int64]) -> Floats:
+    """Sum neighbouring columns as probabilities; (T, G) to (T, P). ``scores`` is overwritten."""
+    starts = offsets[:-1]
+    counts = np.diff(offsets)
+    if (counts == 1).all():
+        return scores
+    highest = np.maximum.reduceat(scores, starts, axis=1)
+    scores -= np.repeat(highest, counts, axis=1)
+    np.exp(scores, out=scores)
+    sums = np.add.reduceat(scores, starts, axis=1)
+    return np.log(sums, out=sums) + highest
+
+
+def _ranges(starts: NDArray[np.integer], counts: NDArray[np.integer]) -> NDArray[np.int64]:
+    """Concatenation of ``range(start, start + count)``."""
+    ends = np.cumsum(counts)
+    return np.repeat(starts - (ends - counts), counts) + np.arange(ends[-1] if len(ends) else 0)
