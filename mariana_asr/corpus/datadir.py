@@ -1,11 +1,17 @@
 """Kaldi data directories: what they hold, reading and writing them."""
 
-from collections.abc import Iterable
+import math
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from mariana_asr.errors import DataError
 from mariana_asr.files import write_text
+
+FIX_REMEDY = "mariana-asr validate DATA_DIR --fix repairs what can be repaired"
+"""The remedy for what ``fix_data_dir`` takes care of."""
+
+_LINE_END = b"\n"
 
 
 @dataclass(frozen=True)
@@ -59,8 +65,10 @@ class DataDir:
         kept = set(utterances)
         utt2spk = {u: s for u, s in self.utt2spk.items() if u in kept}
         speakers = set(utt2spk.values())
-        segments = self.segments and {u: s for u, s in self.segments.items() if u in kept}
-        recordings = {s.recording for s in segments.values()} if segments else kept
+        segments, recordings = None, kept
+        if self.segments is not None:
+            segments = {u: s for u, s in self.segments.items() if u in kept}
+            recordings = {s.recording for s in segments.values()}
         return replace(
             self,
             path=path or self.path,
@@ -79,7 +87,8 @@ class DataDir:
             "text": self.text,
             "wav.scp": self.wav,
             "segments": {
-                u: f"{s.recording} {s.start:g} {s.end:g}" for u, s in (self.segments or {}).items()
+                u: f"{s.recording} {_seconds(s.start)} {_seconds(s.end)}"
+                for u, s in (self.segments or {}).items()
             },
             "feats.scp": self.feats or {},
             "cmvn.scp": self.cmvn or {},
@@ -98,7 +107,9 @@ class DataDir:
 def read_data_dir(path: str | Path) -> DataDir:
     """Read a Kaldi data directory.
 
-    Only what reading needs is checked here; ``validate_data_dir`` checks everything.
+    Only what reading needs is checked here; ``validate_data_dir`` checks everything. Windows line
+    endings and a byte order mark are passed over; an utterance whose segment is empty or whose
+    audio is missing is found when it is read.
 
     Raises:
         DataError: The directory or ``utt2spk`` is missing, or a table cannot be read.
@@ -116,17 +127,27 @@ def read_data_dir(path: str | Path) -> DataDir:
     def optional(name: str) -> dict[str, str] | None:
         return read_table(path / name) if (path / name).exists() else None
 
+    def locations(name: str) -> dict[str, str] | None:
+        table = optional(name)
+        _require_values(path / name, table or {}, lambda location: bool(location))
+        return table
+
+    utt2spk = read_table(path / "utt2spk")
+    _require_values(path / "utt2spk", utt2spk, lambda speaker: len(speaker.split()) == 1)
     segments = optional("segments")
     return DataDir(
         path=path,
-        utt2spk=read_table(path / "utt2spk"),
+        utt2spk=utt2spk,
         text={u: " ".join(t.split()) for u, t in (optional("text") or {}).items()},
-        wav=optional("wav.scp") or {},
+        wav=locations("wav.scp") or {},
         segments=None
         if segments is None
-        else {u: _segment(path, u, line) for u, line in segments.items()},
-        feats=optional("feats.scp"),
-        cmvn=optional("cmvn.scp"),
+        else {
+            u: _segment(path / "segments", number, u, line)
+            for number, (u, line) in enumerate(segments.items(), 1)
+        },
+        feats=locations("feats.scp"),
+        cmvn=locations("cmvn.scp"),
         spk2gender=optional("spk2gender") or {},
     )
 
@@ -138,35 +159,68 @@ def read_table(path: str | Path) -> dict[str, str]:
         DataError: Missing, not UTF-8, an empty line, or a key that comes twice.
     """
     path = Path(path)
-    table: dict[str, str] = {}
     try:
         content = path.read_bytes()
     except FileNotFoundError as error:
         raise DataError("no such file", where=path) from error
-    for number, raw in enumerate(content.split(b"\n"), 1):
-        if not raw and number == content.count(b"\n") + 1:
-            break
-        try:
-            line = raw.decode("utf-8")
-        except UnicodeDecodeError as error:
-            raise DataError(
-                "not UTF-8", where=f"{path}:{number}", remedy="Convert the file, e.g. with iconv"
-            ) from error
+    except OSError as error:
+        raise DataError(f"cannot read: {error.strerror or error}", where=path) from error
+    try:
+        text = content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise DataError(
+            "not UTF-8",
+            where=f"{path}:{content.count(_LINE_END, 0, error.start) + 1}",
+            remedy="Convert the file, e.g. with iconv -f ENCODING -t UTF-8",
+        ) from error
+    lines = text.split("\n")
+    if not lines[-1]:
+        lines.pop()
+    table: dict[str, str] = {}
+    for number, line in enumerate(lines, 1):
         fields = line.split(maxsplit=1)
-        if not fields:
-            raise DataError("empty line", where=f"{path}:{number}")
-        if fields[0] in table:
-            raise DataError(f"{fields[0]!r} comes twice", where=f"{path}:{number}")
+        if not fields or fields[0] in table:
+            what = f"{fields[0]!r} comes twice" if fields else "empty line"
+            raise DataError(what, where=f"{path}:{number}", remedy=FIX_REMEDY)
         table[fields[0]] = fields[1].strip() if len(fields) == 2 else ""
     return table
 
 
-def _segment(path: Path, utterance: str, line: str) -> Segment:
-    fields = line.split()
+def parse_segment(value: str) -> Segment | None:
+    """Parse ``recording start end``; None if it is not that, or a time is not a finite number."""
+    fields = value.split()
     try:
-        return Segment(fields[0], float(fields[1]), float(fields[2]))
-    except (IndexError, ValueError) as error:
+        recording, start, end = fields[0], float(fields[1]), float(fields[2])
+    except (IndexError, ValueError):
+        return None
+    if len(fields) != 3 or not math.isfinite(start) or not math.isfinite(end):
+        return None
+    return Segment(recording, start, end)
+
+
+def _segment(path: Path, number: int, utterance: str, line: str) -> Segment:
+    segment = parse_segment(line)
+    if segment is None:
+        # A file that read_table took has one entry a line, so the entry's number is the line's.
         raise DataError(
-            f"{utterance} {line}: expected 'utterance recording start end'",
-            where=path / "segments",
-        ) from error
+            f"expected 'utterance recording start end' with times in seconds, "
+            f"found '{utterance} {line}'",
+            where=f"{path}:{number}",
+            remedy=FIX_REMEDY,
+        )
+    return segment
+
+
+def _require_values(path: Path, table: dict[str, str], is_right: Callable[[str], bool]) -> None:
+    for number, (key, value) in enumerate(table.items(), 1):
+        if not is_right(value):
+            raise DataError(
+                f"expected {key!r} and one value, found {value!r}" if value else f"{key!r} alone",
+                where=f"{path}:{number}",
+                remedy=FIX_REMEDY,
+            )
+
+
+def _seconds(time: float) -> str:
+    """Write a time so that it reads back as the same number."""
+    return repr(float(time)).removesuffix(".0")
