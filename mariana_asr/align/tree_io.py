@@ -1,5 +1,6 @@
 """Kaldi's decision trees (``tree`` files): which pdf a phone in its context has in each state."""
 
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -96,7 +97,10 @@ def _copy_event_map(source: KaldiSource, parts: list[bytes], width: int) -> None
                 source.fail(f"question about position {key} of a context of {width} phones")
             parts.append(encode_integer(key))
             if kind == "SE":
-                parts.append(encode_integers(source.integers()))
+                values = source.integers()
+                if any(a >= b for a, b in pairwise(values)):
+                    source.fail("the values of a question are not in rising order")
+                parts.append(encode_integers(values))
                 parts.append(encode_token(expect(source, "{")))
                 expected += ["}", "map", "map"]
             else:
