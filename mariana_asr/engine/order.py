@@ -1,0 +1,129 @@
+"""The order of frames in an epoch: a function of (seed, epoch, step), and of nothing else.
+
+An epoch is one long stream of frames. Blocks, which are groups of whole utterances that lie side
+by side in the store, come in random order; each run of blocks of about ``randomizer_size`` frames
+is a pool, and the frames of a pool are shuffled among themselves. Minibatches are cut from the
+stream one after the other; one may take the end of a pool and the beginning of the next. So the
+minibatch of any step can be found without making those before it, which is what makes a resumed
+run go on exactly, and what lets any number of workers deal out the same global minibatches.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mariana_asr.engine.frame_store import FrameStore
+
+BLOCK_FRAMES = 2048
+"""A block has about so many frames: enough to read at a stretch, and few enough that a pool of
+32768 frames mixes some sixteen places of the corpus."""
+
+
+@dataclass(frozen=True)
+class Blocks:
+    """The blocks of a store: whole utterances side by side in one shard."""
+
+    shard: NDArray[np.int32]
+    """(blocks,) shard of each block."""
+    utterances: NDArray[np.int64]
+    """(blocks + 1,) block b is utterances ``utterances[b]`` to ``utterances[b + 1] - 1``."""
+    frames: NDArray[np.int64]
+    """(blocks + 1,) block b is frames ``frames[b]`` to ``frames[b + 1] - 1`` of the store."""
+    shard_frames: NDArray[np.int64]
+    """(shards,) first frame of each shard, counted in the store."""
+
+    @classmethod
+    def of(cls, store: FrameStore, block_frames: int = BLOCK_FRAMES) -> "Blocks":
+        """Group a store's utterances into blocks of about ``block_frames`` frames."""
+        shard_utterances = np.cumsum([0] + [shard.utterances for shard in store.shards])
+        shard_frames = np.cumsum([0] + [shard.frames for shard in store.shards])[:-1]
+        begins = store.offsets[:-1]
+        shard_of = np.repeat(np.arange(len(store.shards)), np.diff(shard_utterances))
+        # A block ends where a multiple of block_frames is passed, or the shard.
+        group = begins // block_frames
+        is_first = np.ones(len(begins), dtype=bool)
+        is_first[1:] = (np.diff(group) != 0) | (np.diff(shard_of) != 0)
+        first = np.flatnonzero(is_first)
+        utterances = np.append(first, len(begins)).astype(np.int64)
+        return cls(
+            shard=shard_of[first].astype(np.int32),
+            utterances=utterances,
+            frames=np.asarray(store.offsets)[utterances],
+            shard_frames=shard_frames,
+        )
+
+    def __len__(self) -> int:
+        return len(self.shard)
+
+
+class EpochOrder:
+    """Which frames each minibatch of one epoch holds.
+
+    Attributes:
+        num_steps: Number of minibatches of the epoch.
+        num_pools: Number of pools.
+        pool_begins: (num_pools + 1,) positions in the stream where the pools begin.
+    """
+
+    def __init__(
+        self,
+        blocks: Blocks,
+        *,
+        seed: int,
+        epoch: int,
+        minibatch_size: int,
+        randomizer_size: int,
+        shuffle: bool = True,
+    ) -> None:
+        """Without ``shuffle`` the stream is the store from its first to its last frame."""
+        self.minibatch_size = minibatch_size
+        self._seed, self._epoch, self._shuffle = seed, epoch, shuffle
+        lengths = np.diff(blocks.frames)
+        self._order = (
+            self._generator().permutation(len(blocks)) if shuffle else np.arange(len(blocks))
+        )
+        ends = np.cumsum(lengths[self._order])
+        self.num_frames = int(ends[-1])
+        # Equally large pools, each a whole number of blocks: no small last one that mixes badly.
+        wanted = max(1, round(self.num_frames / randomizer_size))
+        marks = np.arange(1, wanted) * (self.num_frames / wanted)
+        cuts = np.unique(np.searchsorted(ends, marks, side="left") + 1)
+        self._pools = np.concatenate([[0], cuts[cuts < len(blocks)], [len(blocks)]])
+        self.pool_begins = np.concatenate([[0], ends])[self._pools]
+        self.num_pools = len(self._pools) - 1
+        self.num_steps = -(-self.num_frames // minibatch_size)
+
+    def minibatch(self, step: int) -> tuple[int, int]:
+        """Positions in the stream where the minibatch of a step begins and ends.
+
+        All minibatches have ``minibatch_size`` frames but the last two, which share what is left
+        evenly: every frame comes exactly once an epoch, and no minibatch is so small that its
+        gradient or its batch statistics are noise.
+        """
+        size, steps = self.minibatch_size, self.num_steps
+        if step < steps - 2 or self.num_frames % size == 0:
+            return step * size, (step + 1) * size
+        begin = max(steps - 2, 0) * size
+        middle = (begin + self.num_frames + 1) // 2
+        if steps == 1:
+            return 0, self.num_frames
+        return (begin, middle) if step == steps - 2 else (middle, self.num_frames)
+
+    def pool_of(self, position: int) -> int:
+        """The pool that a position in the stream falls into."""
+        return int(np.searchsorted(self.pool_begins, position, side="right")) - 1
+
+    def pool_blocks(self, pool: int) -> NDArray[np.int64]:
+        """Numbers of the blocks of a pool, in the order in which they are laid into it."""
+        return self._order[self._pools[pool] : self._pools[pool + 1]]
+
+    def pool_permutation(self, pool: int) -> NDArray[np.int64]:
+        """The order in which the frames of a pool come."""
+        size = int(self.pool_begins[pool + 1] - self.pool_begins[pool])
+        return self._generator(pool).permutation(size) if self._shuffle else np.arange(size)
+
+    def _generator(self, *pool: int) -> np.random.Generator:
+        # Philox through a SeedSequence: the same numbers on every machine, for any two epochs or
+        # pools independent ones.
+        return np.random.Generator(np.random.Philox([self._seed, self._epoch, *pool]))
