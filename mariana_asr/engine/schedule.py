@@ -1,5 +1,6 @@
 """Learning-rate schedules: pure state machines fed with held-out losses."""
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -49,8 +50,7 @@ class Newbob:
         self.epoch += 1
         previous = self.loss
         forced = self.epoch <= max(options.keep_lr_iters, options.min_iters)
-        # A loss that is not a number is never lower, so such an epoch is rejected.
-        accepted = loss < previous or forced
+        accepted = math.isfinite(loss) and (loss < previous or forced)
         if accepted:
             self.loss = loss
         reason = self._adapt(previous)

@@ -1,0 +1,206 @@
+"""A trained acoustic model in one file: network, its options, front end and priors."""
+
+import json
+import logging
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from mariana_asr.errors import DataError, FormatError
+from mariana_asr.features.front_end import FrontEnd, TransformOptions
+from mariana_asr.files import atomic_file
+from mariana_asr.nnet.dnn import Dnn, DnnOptions
+from mariana_asr.nnet.splicing import gather_windows, window_offsets
+
+logger = logging.getLogger(__name__)
+
+FORMAT = "mariana-asr acoustic model"
+VERSION = 1
+
+CHUNK_FRAMES = 2048
+"""Frames scored at a time, so that memory does not grow with an utterance's length."""
+
+UNSEEN_LOG_PRIOR = math.sqrt(float(np.finfo(np.float32).max))
+"""Log-prior of a pdf without training frames: about 1.8e19, as in Kaldi's nnet1."""
+
+
+def build_network(options: DnnOptions, frame_dim: int, num_outputs: int, *, seed: int = 777) -> Dnn:
+    """Make the network that options describe, with initial weights decided by ``seed``."""
+    return Dnn(options, frame_dim, num_outputs, seed=seed)
+
+
+def log_priors_from_counts(
+    class_counts: NDArray[np.integer], prior_floor: float = 1e-10
+) -> NDArray[np.float32]:
+    """Log of each pdf's share of the training frames.
+
+    A pdf whose share is below ``prior_floor`` gets a log-prior of sqrt(FLT_MAX), as in Kaldi's
+    nnet-pdf-prior.cc: the network was never taught its output, and dividing the small posterior
+    by a tiny prior would make it win. Its log-likelihood becomes about -1.8e19, which no beam
+    keeps; infinity would turn into NaN in a decoder's sums.
+
+    Args:
+        class_counts: (P,) number of training frames of each pdf.
+        prior_floor: Smallest share that counts as seen.
+
+    Raises:
+        DataError: There are no counts at all.
+    """
+    counts = np.asarray(class_counts, dtype=np.float64)
+    if counts.sum() <= 0:
+        raise DataError("there are no training frames to count pdfs on")
+    share = counts / counts.sum()
+    unseen = share < prior_floor
+    if unseen.any():
+        logger.warning(
+            "%d of %d pdfs have no training frames and will never be recognised",
+            unseen.sum(),
+            len(counts),
+        )
+    log_priors = np.log(np.where(unseen, 1.0, share))
+    return np.where(unseen, UNSEEN_LOG_PRIOR, log_priors).astype(np.float32)
+
+
+class AcousticModel:
+    """A network that scores the pdfs of an HMM.
+
+    Attributes:
+        network: The network, in evaluation mode.
+        options: What it was built from.
+        front_end: What its input has to be.
+        log_priors: (P,) float32.
+    """
+
+    def __init__(
+        self,
+        network: Dnn,
+        options: DnnOptions,
+        front_end: FrontEnd,
+        log_priors: NDArray[np.float32],
+    ) -> None:
+        """Bundle the parts.
+
+        Raises:
+            FormatError: They do not fit together.
+        """
+        if network.frame_dim != front_end.dim or network.num_outputs != len(log_priors):
+            raise FormatError(
+                f"a network of {network.frame_dim} inputs a frame and {network.num_outputs} "
+                f"outputs does not fit a front end of {front_end.dim} values a frame and "
+                f"{len(log_priors)} priors"
+            )
+        self.network = network.eval()
+        self.options = options
+        self.front_end = front_end
+        self.log_priors = np.asarray(log_priors, dtype=np.float32)
+
+    @property
+    def num_pdfs(self) -> int:
+        """Number of pdfs."""
+        return self.network.num_outputs
+
+    def log_likelihoods(self, features: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Log-posterior minus log-prior of every pdf: log-likelihoods up to a constant a frame.
+
+        Args:
+            features: (T, D) what the front end gives of a whole utterance, unspliced.
+
+        Returns:
+            (T, P) float32.
+
+        Raises:
+            DataError: The features have another dimension than the model's input.
+        """
+        if features.ndim != 2 or features.shape[1] != self.network.frame_dim:
+            raise DataError(
+                f"features of shape {features.shape} for a model of {self.network.frame_dim} "
+                "values a frame",
+                remedy=f"Give it {self.front_end.describe()}",
+            )
+        length = len(features)
+        scores = np.empty((length, self.num_pdfs), dtype=np.float32)
+        device = self.network.output.weight.device
+        frames = torch.as_tensor(np.ascontiguousarray(features, dtype=np.float32), device=device)
+        priors = torch.as_tensor(self.log_priors, device=device)
+        offsets = window_offsets(self.network.left_context, self.network.right_context, device)
+        with torch.inference_mode():
+            for begin in range(0, length, CHUNK_FRAMES):
+                end = min(begin + CHUNK_FRAMES, length)
+                centre = torch.arange(begin, end, dtype=torch.int32, device=device)
+                first = torch.zeros_like(centre)
+                windows = gather_windows(frames, centre, first, first + length - 1, offsets)
+                posteriors = torch.log_softmax(self.network(windows), dim=1)
+                scores[begin:end] = (posteriors - priors).cpu().numpy()
+        return scores
+
+    def save(self, path: str | Path) -> None:
+        """Write the model to one file, atomically.
+
+        Raises:
+            MarianaError: The file cannot be written.
+        """
+        description = {
+            "network": self.options.model_dump(mode="json"),
+            "frame_dim": self.network.frame_dim,
+            "num_outputs": self.network.num_outputs,
+            "front_end": {
+                "features": self.front_end.features,
+                "feature_dim": self.front_end.feature_dim,
+                "transform": self.front_end.transform.model_dump(mode="json"),
+            },
+        }
+        content = {
+            "format": FORMAT,
+            "version": VERSION,
+            "description": json.dumps(description),
+            "log_priors": torch.from_numpy(self.log_priors.copy()),
+            "state": {name: tensor.cpu() for name, tensor in self.network.state_dict().items()},
+        }
+        with atomic_file(path) as temporary:
+            torch.save(content, temporary)
+
+    @classmethod
+    def load(cls, path: str | Path, device: torch.device | str = "cpu") -> "AcousticModel":
+        """Read a model that :meth:`save` wrote. Only data is read: no code in the file is run.
+
+        Raises:
+            FormatError: The file is missing, damaged, or something else.
+        """
+        path = Path(path)
+        content = _read(path)
+        if content.get("version") != VERSION:
+            raise FormatError(
+                f"a model of version {content.get('version')!r}; this program reads {VERSION}",
+                where=path,
+            )
+        try:
+            description = json.loads(content["description"])
+            options = DnnOptions.model_validate(description["network"])
+            network = build_network(options, description["frame_dim"], description["num_outputs"])
+            network.load_state_dict(content["state"])
+            front_end = FrontEnd(
+                description["front_end"]["features"],
+                description["front_end"]["feature_dim"],
+                TransformOptions.model_validate(description["front_end"]["transform"]),
+            )
+            model = cls(network.to(device), options, front_end, content["log_priors"].numpy())
+        except (AttributeError, KeyError, TypeError, ValueError, RuntimeError) as error:
+            raise FormatError(f"damaged acoustic model: {error}", where=path) from error
+        return model
+
+
+def _read(path: Path) -> dict[str, Any]:
+    if not path.exists():
+        raise FormatError("no such file", where=path)
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # torch raises many kinds for a file that is not its own
+        summary = str(error).partition("\n")[0]
+        raise FormatError(f"not a readable acoustic model: {summary}", where=path) from error
+    if not isinstance(content, dict) or content.get("format") != FORMAT:
+        raise FormatError("not an acoustic model of this program", where=path)
+    return content

@@ -1,0 +1,32 @@
+"""Options of the networks; importing them does not load torch."""
+
+from typing import Literal
+
+from pydantic import Field
+
+from mariana_asr.features.transform import TransformOptions
+from mariana_asr.options import Options
+
+
+class DnnOptions(Options):
+    """A fully connected network on a window of frames."""
+
+    type: Literal["dnn"] = "dnn"
+    """Kind of network."""
+    hidden_layers: int = Field(default=4, ge=1)
+    """Number of hidden layers, as in Kaldi's steps/nnet/train.sh."""
+    hidden_dim: int = Field(default=1024, ge=1)
+    """Units of each hidden layer, as in Kaldi's steps/nnet/train.sh."""
+    activation: Literal["sigmoid", "relu"] = "sigmoid"
+    """Non-linearity of the hidden layers. With ``relu`` use a learning rate about ten times lower
+    than with ``sigmoid``, or batch norm."""
+    batch_norm: bool = False
+    """Normalise the input of each non-linearity over the minibatch."""
+    dropout: float = Field(default=0.0, ge=0.0, lt=1.0)
+    """Share of hidden units silenced in training, after each non-linearity."""
+    left_context: int = Field(default=5, ge=0)
+    """Frames before the centre frame that the network sees; Kaldi's --splice=5."""
+    right_context: int = Field(default=5, ge=0)
+    """Frames after the centre frame that the network sees; Kaldi's --splice=5."""
+    transform: TransformOptions = TransformOptions()
+    """CMVN and deltas between the features and the window."""
