@@ -13,8 +13,20 @@ from numpy.typing import NDArray
 from mariana_asr.errors import DataError, FormatError
 from mariana_asr.files import atomic_file
 
-COMPRESSION_METHODS = {False: None, True: 2}
-"""kaldiio's numbers: 2 is Kaldi's speech feature method (kSpeechFeature), as copy-feats picks."""
+COMPRESSION_METHODS = {False: None, True: 1}
+"""kaldiio's numbers: 1 is Kaldi's kAutomaticMethod, the default of copy-feats --compress=true."""
+
+
+class _NoPickle:
+    """Stands in for ``pickle`` within kaldiio."""
+
+    @staticmethod
+    def load(*_: object, **__: object) -> None:
+        raise ValueError("a pickled Python object, which could run any code, so it is not loaded")
+
+
+# kaldiio unpickles an archive entry that is marked PKL, a kind that Kaldi itself does not have.
+kaldiio.matio.pickle = _NoPickle
 
 
 class ArchiveWriter:
@@ -69,8 +81,16 @@ def read_matrix(location: str, *, where: str = "") -> NDArray[np.float32]:
     """Read one matrix that a script file points to (``path:offset``).
 
     Raises:
-        DataError: The archive is missing or damaged there, or holds no matrix.
+        DataError: The archive is missing or damaged there, or holds no matrix; or the location is
+            a command, which is never run.
     """
+    if location.strip().startswith("|") or location.strip().endswith("|"):
+        # kaldiio would run it in a shell; a script file must not be able to do that.
+        raise DataError(
+            f"{location!r} is a command, and commands in script files are not run",
+            where=where or None,
+            remedy="Write the matrices to an archive, for example with Kaldi's copy-feats",
+        )
     try:
         matrix = kaldiio.load_mat(location)
     except Exception as error:  # kaldiio raises many kinds for a damaged archive
