@@ -1,0 +1,46 @@
+"""Options of decoding."""
+
+from typing import Annotated
+
+from pydantic import Field
+
+from mariana_asr.options import Options
+
+PositiveWeight = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+Penalty = Annotated[float, Field(allow_inf_nan=False)]
+
+
+class DecodeOptions(Options):
+    """How a test set is decoded; names and defaults of Kaldi's ``steps/decode.sh``.
+
+    There is no ``max_active``: the lattice decoder of kaldi-decoder prunes by beam alone.
+    """
+
+    beam: float = Field(default=13.0, gt=0)
+    """Paths this much worse than the best one are dropped during the search; wider is slower."""
+
+    lattice_beam: float = Field(default=6.0, gt=0)
+    """Paths up to this much worse than the best whole path stay in the lattice."""
+
+    acoustic_scale: float = Field(default=0.083333, gt=0)
+    """Weight of acoustic log-likelihoods during the search."""
+
+    lm_weights: tuple[PositiveWeight, ...] = Field(
+        default=tuple(float(weight) for weight in range(7, 18)), min_length=1
+    )
+    """Language-model weights tried on each lattice: acoustic costs are divided by the weight."""
+
+    word_insertion_penalties: tuple[Penalty, ...] = Field(default=(0.0, 0.5, 1.0), min_length=1)
+    """Costs a word tried on each lattice."""
+
+    write_lattices: bool = False
+    """Also write ``lat.1.gz``: state-level lattices with unscaled acoustic costs, for Kaldi."""
+
+    @property
+    def settings(self) -> list[tuple[float, float]]:
+        """Every (language-model weight, word insertion penalty)."""
+        return [
+            (weight, penalty)
+            for weight in self.lm_weights
+            for penalty in self.word_insertion_penalties
+        ]
