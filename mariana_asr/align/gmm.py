@@ -52,12 +52,15 @@ class DiagGmms:
         variances: NDArray[np.floating],
         offsets: NDArray[np.integer],
     ) -> "DiagGmms":
-        """Make the model from means and variances, each of shape (G, D)."""
-        inv_vars = 1.0 / np.asarray(variances, dtype=np.float64)
+        """Make the model from means and variances, each of shape (G, D).
+
+        Inverted and multiplied in single precision as Kaldi does (DiagGmmNormal::CopyToDiagGmm).
+        """
+        inv_vars = np.float32(1.0) / np.asarray(variances, dtype=np.float32)
         return cls(
             np.asarray(weights, dtype=np.float32),
-            (means * inv_vars).astype(np.float32),
-            inv_vars.astype(np.float32),
+            np.asarray(means, dtype=np.float32) * inv_vars,
+            inv_vars,
             np.asarray(offsets, dtype=np.int64),
         )
 
@@ -100,13 +103,13 @@ class DiagGmms:
         """
         means_inv_vars = self.means_inv_vars.astype(np.float64)
         inv_vars = self.inv_vars.astype(np.float64)
-        with np.errstate(divide="ignore"):
+        with np.errstate(divide="ignore", over="ignore"):
             gconsts = np.log(self.weights.astype(np.float64)).astype(np.float32)
             gconsts = (gconsts + np.float32(-0.5 * LOG_2PI * self.dim)).astype(np.float32)
             logs = np.log(inv_vars).astype(np.float32).astype(np.float64)
-        terms = 0.5 * logs - 0.5 * means_inv_vars * means_inv_vars / inv_vars
-        for column in terms.T:
-            gconsts = (gconsts.astype(np.float64) + column).astype(np.float32)
+            terms = 0.5 * logs - 0.5 * means_inv_vars * means_inv_vars / inv_vars
+            for column in terms.T:
+                gconsts = (gconsts.astype(np.float64) + column).astype(np.float32)
         return gconsts
 
     def with_gconsts(self, gconsts: Floats) -> "DiagGmms":
@@ -123,7 +126,7 @@ class DiagGmms:
         return taken
 
     @cached_property
-    def _projection(self) -> Floats:
+    def projection(self) -> Floats:
         """Matrix that takes [x, x squared] to log-likelihoods without gconsts, (2 D, G)."""
         return np.ascontiguousarray(
             np.concatenate([self.means_inv_vars, -0.5 * self.inv_vars], axis=1).T
@@ -134,7 +137,7 @@ class DiagGmms:
         feats = np.asarray(feats, dtype=np.float32)
         if feats.ndim != 2 or feats.shape[1] != self.dim:
             raise ValueError(f"features of shape {feats.shape} for a model of dim {self.dim}")
-        scores = np.concatenate([feats, np.square(feats)], axis=1) @ self._projection
+        scores = np.concatenate([feats, np.square(feats)], axis=1) @ self.projection
         scores += self.gconsts
         return scores
 

@@ -309,6 +309,8 @@ def _read_gmms(source: KaldiSource, num_pdfs: int) -> DiagGmms:
         np.concatenate(inv_vars),
         offsets_of([len(values) for values in weights]),
     )
+    if np.isnan(gmms.gconsts).any() or np.isposinf(gmms.gconsts).any():
+        source.fail("a Gaussian whose likelihood is no number")
     return gmms.with_gconsts(np.concatenate(gconsts)) if gconsts else gmms
 
 

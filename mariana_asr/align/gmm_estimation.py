@@ -1,0 +1,213 @@
+"""Maximum likelihood estimation of GMMs: EM statistics, update, and splitting of Gaussians."""
+
+import heapq
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import Field
+
+from mariana_asr.align.gmm import DiagGmms, offsets_of
+from mariana_asr.options import Options
+
+
+class MleOptions(Options):
+    """Options of Kaldi's MleDiagGmmOptions, with its defaults."""
+
+    min_gaussian_weight: float = Field(default=1e-5, ge=0)
+    """A Gaussian with a smaller weight is removed, or not updated."""
+    min_gaussian_occupancy: float = Field(default=10.0, ge=0)
+    """A Gaussian with a smaller count of frames is removed, or not updated."""
+    min_variance: float = Field(default=0.001, gt=0)
+    """Floor of the variances."""
+    remove_low_count_gaussians: bool = True
+    """Remove Gaussians below the floors, but never the last one of a pdf."""
+
+
+@dataclass
+class GmmStats:
+    """Sums over frames that the M step needs, in double precision (Kaldi: AccumAmDiagGmm).
+
+    Attributes:
+        occupancy: Expected count of frames of each Gaussian, shape (G,).
+        moments: Sums of features and of their squares, weighted by the Gaussians' posteriors,
+            shape (G, 2 D).
+        log_like: Log-likelihood of all frames under the pdfs they are aligned to.
+        frames: Number of frames.
+    """
+
+    occupancy: NDArray[np.float64]
+    moments: NDArray[np.float64]
+    log_like: float = 0.0
+    frames: int = 0
+
+    @classmethod
+    def empty(cls, gmms: DiagGmms) -> "GmmStats":
+        """Statistics of no frames."""
+        return cls(np.zeros(gmms.num_gaussians), np.zeros((gmms.num_gaussians, 2 * gmms.dim)))
+
+    def add(self, other: "GmmStats") -> None:
+        """Add the statistics of other frames under the same model."""
+        self.occupancy += other.occupancy
+        self.moments += other.moments
+        self.log_like += other.log_like
+        self.frames += other.frames
+
+    def accumulate(
+        self, gmms: DiagGmms, feats: NDArray[np.float32], pdfs: NDArray[np.integer]
+    ) -> None:
+        """E step: add frames of features (T, D), each aligned to one pdf (T,).
+
+        Frames of the same pdf are taken together, so that likelihoods and sums are matrix
+        products: the more frames in one call, the faster.
+        """
+        if not len(feats):
+            return
+        order = np.argsort(pdfs, kind="stable")
+        feats64 = feats[order].astype(np.float64)
+        expanded = np.concatenate([feats64, np.square(feats64)], axis=1)
+        single = expanded.astype(np.float32)
+        projection, gconsts = gmms.projection, gmms.gconsts
+        present, starts = np.unique(pdfs[order], return_index=True)
+        ends = np.append(starts[1:], len(pdfs))
+        for pdf, start, end in zip(present.tolist(), starts, ends, strict=True):
+            own = slice(gmms.offsets[pdf], gmms.offsets[pdf + 1])
+            scores = single[start:end] @ projection[:, own] + gconsts[own]
+            highest = scores.max(axis=1, keepdims=True)
+            posteriors = np.exp(scores - highest)
+            sums = posteriors.sum(axis=1, keepdims=True)
+            posteriors /= sums
+            self.log_like += float((highest + np.log(sums)).sum(dtype=np.float64))
+            self.occupancy[own] += posteriors.sum(axis=0, dtype=np.float64)
+            self.moments[own] += posteriors.T.astype(np.float64) @ expanded[start:end]
+        self.frames += len(feats)
+
+    def pdf_occupancy(self, gmms: DiagGmms) -> NDArray[np.float64]:
+        """Count of frames of each pdf, shape (P,)."""
+        return np.add.reduceat(self.occupancy, gmms.offsets[:-1])
+
+
+@dataclass(frozen=True)
+class UpdateSummary:
+    """What an M step did: Gaussians removed, and Gaussians with a floored variance."""
+
+    removed: int
+    floored: int
+
+
+def mle_update(
+    gmms: DiagGmms, stats: GmmStats, options: MleOptions
+) -> tuple[DiagGmms, UpdateSummary]:
+    """M step: the model of maximum likelihood (Kaldi: MleDiagGmmUpdate)."""
+    dim = gmms.dim
+    starts = gmms.offsets[:-1]
+    owner = np.repeat(np.arange(gmms.num_pdfs), gmms.counts)
+    occupancy = stats.occupancy
+    totals = np.add.reduceat(occupancy, starts)[owner]
+    share = np.where(
+        totals > 0, occupancy / np.where(totals > 0, totals, 1), 1 / gmms.counts[owner]
+    )
+    enough = (occupancy > options.min_gaussian_occupancy) & (share > options.min_gaussian_weight)
+
+    keep = enough.copy()
+    if options.remove_low_count_gaussians:
+        # A pdf that would lose all its Gaussians keeps the last one as it is.
+        none_left = np.add.reduceat(enough.astype(np.int64), starts) == 0
+        keep[gmms.offsets[1:][none_left] - 1] = True
+    else:
+        keep[:] = True
+
+    weights = np.where(enough, share, np.maximum(share, options.min_gaussian_weight))
+    means, variances = gmms.means.copy(), gmms.variances.copy()
+    moments = stats.moments[enough] / occupancy[enough, None]
+    means[enough] = moments[:, :dim]
+    raw = moments[:, dim:] - np.square(moments[:, :dim])
+    variances[enough] = np.maximum(raw, options.min_variance)
+    updated = DiagGmms.from_moments(weights, means, variances, gmms.offsets)
+    if not keep.all():
+        updated = _without(updated, keep, owner)
+    floored = int((raw < options.min_variance).any(axis=1).sum())
+    return updated, UpdateSummary(removed=int((~keep).sum()), floored=floored)
+
+
+def _without(gmms: DiagGmms, keep: NDArray[np.bool_], owner: NDArray[np.int64]) -> DiagGmms:
+    """Remove Gaussians; the weights of the pdfs that lose some sum to 1 again."""
+    weights = gmms.weights[keep].astype(np.float64)
+    owner_kept = owner[keep]
+    sums = np.bincount(owner_kept, weights, minlength=gmms.num_pdfs)
+    loses = np.bincount(owner[~keep], minlength=gmms.num_pdfs) > 0
+    weights = np.where(loses[owner_kept], weights / sums[owner_kept], weights)
+    return DiagGmms(
+        weights.astype(np.float32),
+        gmms.means_inv_vars[keep],
+        gmms.inv_vars[keep],
+        offsets_of(np.bincount(owner_kept, minlength=gmms.num_pdfs)),
+    )
+
+
+def split_targets(
+    pdf_occupancy: NDArray[np.floating], target: int, *, power: float, min_count: float
+) -> NDArray[np.int64]:
+    """How many Gaussians each pdf should have, shape (P,) (Kaldi: GetSplitTargets).
+
+    Counts grow in proportion to occupancy to the ``power``, from one each up to ``target``
+    together; no pdf gets more than its count of frames over ``min_count``.
+    """
+    counts = np.ones(len(pdf_occupancy), dtype=np.int64)
+    scaled = np.asarray(pdf_occupancy, dtype=np.float32) ** np.float32(power)
+    queue = [(-float(value), pdf) for pdf, value in enumerate(scaled) if value > 0]
+    heapq.heapify(queue)
+    left = target - len(counts)
+    while left > 0 and queue:
+        _, pdf = queue[0]
+        if (counts[pdf] + 1) * min_count >= pdf_occupancy[pdf]:
+            heapq.heappop(queue)
+            continue
+        counts[pdf] += 1
+        left -= 1
+        heapq.heapreplace(queue, (-float(scaled[pdf]) / (counts[pdf] + 1e-10), pdf))
+    return counts
+
+
+def split_by_count(
+    gmms: DiagGmms,
+    pdf_occupancy: NDArray[np.floating],
+    target: int,
+    *,
+    power: float,
+    random: np.random.Generator,
+    perturb_factor: float = 0.01,
+    min_count: float = 20.0,
+) -> DiagGmms:
+    """Split Gaussians until there are ``target`` of them (Kaldi: AmDiagGmm::SplitByCount).
+
+    In a pdf that gets more, the heaviest Gaussian is halved again and again; the two halves move
+    apart by ``perturb_factor`` standard deviations times normal noise.
+    """
+    targets = split_targets(pdf_occupancy, target, power=power, min_count=min_count)
+    weights, means_inv_vars, inv_vars = [], [], []
+    for pdf, wanted in enumerate(targets.tolist()):
+        own = slice(gmms.offsets[pdf], gmms.offsets[pdf + 1])
+        pdf_weights = gmms.weights[own]
+        rows, inverse = gmms.means_inv_vars[own], gmms.inv_vars[own]
+        for _ in range(wanted - len(pdf_weights)):
+            heaviest = int(np.argmax(pdf_weights))
+            # Means over variances move by standard deviations over variances.
+            shift = np.float32(perturb_factor) * (
+                random.standard_normal(gmms.dim, dtype=np.float32) * np.sqrt(inverse[heaviest])
+            )
+            half = pdf_weights[heaviest] / 2
+            pdf_weights, rows = np.append(pdf_weights, half), np.vstack([rows, rows[heaviest]])
+            inverse = np.vstack([inverse, inverse[heaviest]])
+            pdf_weights[heaviest] = half
+            rows[-1] += shift
+            rows[heaviest] -= shift
+        weights.append(pdf_weights)
+        means_inv_vars.append(rows)
+        inv_vars.append(inverse)
+    return DiagGmms(
+        np.concatenate(weights),
+        np.concatenate(means_inv_vars),
+        np.concatenate(inv_vars),
+        offsets_of([len(values) for values in weights]),
+    )
