@@ -81,6 +81,20 @@ class Lang:
             or word.startswith("#nonterm")
         }
 
+    def speakable_words(self) -> list[str]:
+        """Words that someone can say, sorted: no special ones, none said as silence or noise.
+
+        Pronunciations are taken from ``phones/align_lexicon.int``; without that file all words
+        but the special ones and the unknown word count.
+        """
+        words = self.words.keys() - self.special_words - {self.oov_word}
+        lexicon = self.path / "phones" / "align_lexicon.int"
+        if lexicon.exists():
+            silence = {str(phone) for phone in self.silence_phones}
+            said = {row[0] for row in _read_rows(lexicon) if not silence.issuperset(row[2:])}
+            words = {word for word in words if str(self.words[word]) in said}
+        return sorted(words)
+
     def transcript_to_ids(self, text: str) -> list[int]:
         """Map a transcript to word ids; words outside of the table become the unknown word."""
         special = self._special
