@@ -116,6 +116,9 @@ def _explain(details: Any, cls: type[BaseModel], tree: Mapping[str, Any]) -> str
     if missing:
         return f"{path}: required, but not given"
     message = details["msg"].removeprefix("Value error, ").removeprefix("Input ")
+    if details["type"] == "value_error" and isinstance(details["input"], Mapping | BaseModel):
+        # A check over several options: its message names those at fault.
+        return f"{path}: {message}" if path else message
     return f"{path}: {details['input']!r} given, but it {message}"
 
 

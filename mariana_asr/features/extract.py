@@ -18,7 +18,7 @@ from mariana_asr.errors import DataError, FormatError
 from mariana_asr.features.cmvn import accumulate_cmvn_stats
 from mariana_asr.features.compute import compute_features
 from mariana_asr.features.fbank import FbankOptions
-from mariana_asr.features.front_end import FEATURES_FILE, read_feature_settings
+from mariana_asr.features.front_end import FEATURES_FILE, compare_settings, read_feature_settings
 from mariana_asr.features.mfcc import MfccOptions
 from mariana_asr.features.reading import read_raw_features
 from mariana_asr.files import write_json, write_text
@@ -109,12 +109,16 @@ def make_features(
     """
     if not data.wav and data.feats:
         given = read_feature_settings(data.path)
-        if given is not None and given != options.model_dump():
+        differences = {} if given is None else compare_settings(options.model_dump(), given)
+        if differences:
+            listed = ", ".join(
+                f"{key} (asked for: {asked}, there: {there})"
+                for key, (asked, there) in differences.items()
+            )
             raise FormatError(
-                "the features there were computed with other options, and there is no audio to "
-                "compute them anew",
+                f"no audio, and the features there have other options than asked for: {listed}",
                 where=data.path / FEATURES_FILE,
-                remedy="Use its options",
+                remedy="Ask for these options, or give the audio",
             )
         return _write(data, Path(out_dir), _adopted(data), given, "taking over features", compress)
     if not data.wav:

@@ -27,6 +27,7 @@ __all__ = [
     "FRONT_END_FILE",
     "FrontEnd",
     "TransformOptions",
+    "compare_settings",
     "iterate_features",
     "read_feature_dim",
     "read_feature_settings",
@@ -160,30 +161,37 @@ class FrontEnd:
             )
 
     def _check_settings(self, given: dict[str, Any], data_dir: Path) -> None:
-        trained, given = _with_defaults(self.features or {}), _with_defaults(given)
-        differing = {
-            key
-            for key in (trained.keys() | given.keys()) - _HARMLESS_KEYS
-            if trained.get(key) != given.get(key)
-        }
-        if "dither" in differing:
-            differing.remove("dither")
+        differences = compare_settings(self.features or {}, given)
+        if dither := differences.pop("dither", None):
             logger.warning(
                 "%s: features have dither %s, those that the model was trained on %s",
                 data_dir,
-                given.get("dither"),
-                trained.get("dither"),
+                dither[1],
+                dither[0],
             )
-        if differing:
+        if differences:
             listed = ", ".join(
-                f"{key} (model: {trained.get(key)}, data: {given.get(key)})"
-                for key in sorted(differing)
+                f"{key} (model: {trained}, data: {there})"
+                for key, (trained, there) in differences.items()
             )
             raise FormatError(
                 f"computed with other options than the model's features: {listed}",
                 where=data_dir / FEATURES_FILE,
                 remedy="Compute features with the model's options",
             )
+
+
+def compare_settings(one: dict[str, Any], other: dict[str, Any]) -> dict[str, tuple[Any, Any]]:
+    """Options that differ between two ``features.json``, with both values.
+
+    Options that only say which audio is accepted do not count.
+    """
+    one, other = _with_defaults(one), _with_defaults(other)
+    return {
+        key: (one.get(key), other.get(key))
+        for key in sorted((one.keys() | other.keys()) - _HARMLESS_KEYS)
+        if one.get(key) != other.get(key)
+    }
 
 
 def _with_defaults(settings: dict[str, Any]) -> dict[str, Any]:
