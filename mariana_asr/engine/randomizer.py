@@ -8,7 +8,7 @@ gathered by index: the frames in shuffled order, each with its context window.
 import queue
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Generator
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -87,7 +87,7 @@ class Randomizer:
             self._blocks, seed=self._seed, epoch=epoch, shuffle=self._shuffle, **self._sizes
         )
 
-    def epoch(self, epoch: int, first_step: int = 0) -> Iterator[Minibatch]:
+    def epoch(self, epoch: int, first_step: int = 0) -> Generator[Minibatch, None, None]:
         """Yield the minibatches of an epoch from ``first_step`` on.
 
         Nothing of the steps before is read but what lies in the same pool. Close the iterator
