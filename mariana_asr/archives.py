@@ -84,8 +84,8 @@ def read_matrix(location: str, *, where: str = "") -> NDArray[np.float32]:
         DataError: The archive is missing or damaged there, or holds no matrix; or the location is
             a command, which is never run.
     """
-    if location.strip().startswith("|") or location.strip().endswith("|"):
-        # kaldiio would run it in a shell; a script file must not be able to do that.
+    if "|" in location:
+        # kaldiio would run it in a shell ("COMMAND |:12" too); a script file must not do that.
         raise DataError(
             f"{location!r} is a command, and commands in script files are not run",
             where=where or None,
