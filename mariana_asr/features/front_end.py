@@ -136,6 +136,8 @@ class FrontEnd:
             raise FormatError(f"not a front end: no {error}", where=path) from error
         if not (isinstance(dim, int) and dim > 0 and isinstance(features, dict | None)):
             raise FormatError("not a front end: bad features or feature_dim", where=path)
+        if not isinstance(transform, dict):
+            raise FormatError("not a front end: transform holds no options", where=path)
         return cls(features, dim, validated(TransformOptions, transform, str(path)))
 
     def check(self, data_dir: str | Path) -> None:

@@ -270,5 +270,5 @@ def test_resampled_audio_has_the_features_of_the_sound(rate: int, target: int) -
 def test_samples_that_are_not_numbers_are_an_error() -> None:
     samples = np.ones(16000, dtype=np.float32)
     samples[5] = np.nan
-    with pytest.raises(DataError, match="u1: .*NaN"):
+    with pytest.raises(DataError, match=r"u1: .*NaN"):
         compute_features(samples, 16000, feature_options({}), utterance="u1")
