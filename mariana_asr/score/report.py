@@ -1,0 +1,122 @@
+"""The report of an experiment: one HTML file with its results and training curves."""
+
+import json
+from collections.abc import Mapping, Sequence
+from importlib.resources import files
+from itertools import groupby
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment
+
+from mariana_asr import __version__
+from mariana_asr.errors import FormatError
+from mariana_asr.files import write_text
+from mariana_asr.score.results import Result
+
+REPORT_FILE = "index.html"
+
+
+def write_report(
+    out_dir: str | Path,
+    title: str,
+    results: Sequence[Result],
+    *,
+    network_logs: Mapping[str, Sequence[Mapping[str, Any]]] | None = None,
+    gmm_logs: Mapping[str, Sequence[Mapping[str, Any]]] | None = None,
+    stages: Mapping[str, float] | None = None,
+    recipe_text: str = "",
+) -> Path:
+    """Write ``index.html``: a page that needs no other file, no script and no network.
+
+    Args:
+        out_dir: Folder to write to, such as ``exp/NAME/report``.
+        title: The experiment's name.
+        results: Error rates; those tuned on dev are emphasised, those tuned on test are marked as
+            a comparison.
+        network_logs: Name of each network to the objects of its ``log.jsonl``
+            (see ``curves.network_charts``).
+        gmm_logs: The same for GMMs (see ``curves.gmm_chart``).
+        stages: Seconds that each stage took.
+        recipe_text: The recipe, as it was written.
+
+    Returns:
+        The file written.
+    """
+    # Only here: importing matplotlib takes longer than most commands.
+    from mariana_asr.score.curves import gmm_chart, network_charts, rejected_epochs
+
+    curves = [
+        (name, network_charts(log), rejected_epochs(log))
+        for name, log in (network_logs or {}).items()
+    ]
+    for name, log in (gmm_logs or {}).items():
+        chart = gmm_chart(log)
+        curves.append((name, [chart] if chart else [], []))
+    environment = Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
+    environment.filters["duration"] = format_duration
+    template = files("mariana_asr.score") / "templates" / "report.html"
+    page = environment.from_string(template.read_text(encoding="utf-8")).render(
+        title=title,
+        version=__version__,
+        headlines=[result for result in results if result.tuned_on != "test"],
+        groups=_by_test_set(results),
+        worst=max((result.percent for result in results), default=0.0),
+        fixed=any(result.tuned_on == "fixed" for result in results),
+        curves=[curve for curve in curves if curve[1]],
+        stages=stages or {},
+        longest=max((stages or {}).values(), default=0.0),
+        recipe_text=recipe_text,
+    )
+    path = Path(out_dir) / REPORT_FILE
+    write_text(path, page)
+    return path
+
+
+def read_log(path: str | Path) -> list[dict[str, Any]]:
+    """Read a ``log.jsonl``: one JSON object a line.
+
+    Raises:
+        FormatError: The file is missing, or a line is no JSON object.
+    """
+    path = Path(path)
+    records = []
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except FileNotFoundError as error:
+        raise FormatError("no such file", where=path) from error
+    for number, line in enumerate(lines, 1):
+        try:
+            record = json.loads(line)
+        except ValueError as error:
+            raise FormatError(f"not JSON: {error}", where=f"{path}:{number}") from error
+        if not isinstance(record, dict):
+            raise FormatError("not a JSON object", where=f"{path}:{number}")
+        records.append(record)
+    return records
+
+
+def format_duration(seconds: float) -> str:
+    """A time for people: ``0.4 s``, ``41 s``, ``2 min 05 s``, ``3 h 12 min``."""
+    if seconds < 9.95:
+        return f"{seconds:.1f} s"
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60:02d} s"
+    return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
+
+
+def _by_test_set(results: Sequence[Result]) -> list[tuple[str, str, list[Result]]]:
+    """Group results by test set and metric, in the order in which they first come."""
+    order: dict[tuple[str, str], int] = {}
+    for result in results:
+        order.setdefault((result.test_set, result.metric), len(order))
+
+    def place(result: Result) -> int:
+        return order[result.test_set, result.metric]
+
+    groups = groupby(sorted(results, key=place), key=place)
+    names = list(order)
+    return [(*names[number], list(rows)) for number, rows in groups]
