@@ -7,7 +7,7 @@ from pathlib import Path
 
 from mariana_asr.corpus.audio import is_command, segment_problem
 from mariana_asr.corpus.datadir import parse_segment
-from mariana_asr.corpus.problems import Problem
+from mariana_asr.corpus.problems import Problem, printable
 from mariana_asr.corpus.tables import (
     FORMATS,
     Key,
@@ -88,8 +88,9 @@ def fix_data_dir(path: str | Path) -> FixReport:
     every = dict.fromkeys(tables["utt2spk"].raw.keys)
     reasons = _reasons_to_drop(list(every), tables)
     kept = [utterance for utterance in every if utterance not in reasons]
+    dropped = {printable(utterance): printable(reason) for utterance, reason in reasons.items()}
     if not kept:
-        counts = summarise([f"{u}: {reason}" for u, reason in reasons.items()], 3)
+        counts = summarise([f"{u}: {reason}" for u, reason in dropped.items()], 3)
         raise DataError(
             f"no utterance would remain ({counts})",
             where=path,
@@ -114,13 +115,13 @@ def fix_data_dir(path: str | Path) -> FixReport:
         for name in replaced
         if name not in told
     ]
-    if reasons:
+    if dropped:
         skipped = Skipped(f"fixing {path}")
-        for utterance, reason in reasons.items():
+        for utterance, reason in dropped.items():
             skipped.add(utterance, reason)
         skipped.finish(path / BACKUP / "skipped.txt", len(kept))
     remaining = validate_data_dir(path, need_text=False, need_audio=False, allow_pipes=True)
-    return FixReport(path, len(every), reasons, changes, remaining)
+    return FixReport(path, len(every), dropped, changes, remaining)
 
 
 def _read_clean_tables(path: Path) -> dict[str, _CleanTable]:

@@ -57,8 +57,7 @@ class ProblemList:
         self._counts[file, kind, fixable] += 1
         if self._counts[file, kind, fixable] > self._limit:
             return
-        # Bytes that are not UTF-8 travel as lone surrogates, which no terminal can print.
-        message = message.encode("utf-8", "backslashreplace").decode()
+        message = printable(message)
         order = self._files.setdefault(file, len(self._files))
         problem = Problem(file, line, message, remedy, fixable)
         self._problems.append((order, line or 0, problem))
@@ -71,3 +70,8 @@ class ProblemList:
             if (more := count - self._limit) > 0
         ]
         return [p for _, _, p in sorted([*self._problems, *rest], key=lambda item: item[:2])]
+
+
+def printable(text: str) -> str:
+    """Escape bytes that are not UTF-8: they travel as lone surrogates, which cannot be printed."""
+    return text.encode("utf-8", "backslashreplace").decode()

@@ -64,7 +64,7 @@ class Oddity:
 
 
 NOT_UTF8 = Oddity("not UTF-8", "Convert the file, e.g. with iconv -f ENCODING -t UTF-8", False)
-BYTE_ORDER_MARK = Oddity("starts with a byte order mark", "Save it as UTF-8 without one", True)
+BYTE_ORDER_MARK = Oddity("byte order mark", "Save the file as UTF-8 without one", True)
 CARRIAGE_RETURN = Oddity(
     "Windows line ending", "Convert the file, e.g. with sed -i 's/\\r$//'", True
 )
@@ -125,14 +125,16 @@ def read_raw_table(path: Path, table_format: TableFormat) -> RawTable:
     except UnicodeDecodeError:
         is_utf8 = False
         text = content.decode("utf-8", "surrogateescape")
-    if text.startswith("\ufeff"):
-        oddities[BYTE_ORDER_MARK] = [1]
-        text = text[1:]
     lines = text.split("\n")
     if not lines[-1]:
         lines.pop()
     elif lines:
         oddities[NO_FINAL_NEWLINE] = [len(lines)]
+    if "\ufeff" in text:  # within a file too, where files with such a mark were joined
+        marked = [number for number, line in enumerate(lines, 1) if line.startswith("\ufeff")]
+        if marked:
+            oddities[BYTE_ORDER_MARK] = marked
+            lines = [line.lstrip("\ufeff") for line in lines]
     # Removing them first keeps them from counting as odd whitespace at the ends of lines.
     if "\r" in text:
         returns = [number for number, line in enumerate(lines, 1) if line.endswith("\r")]

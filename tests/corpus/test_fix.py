@@ -67,3 +67,218 @@ def test_a_right_directory_has_no_problems_and_is_left_as_it_is(directory: Path)
     assert report.remaining == []
     assert contents(directory) == before
     assert not (directory / ".backup").exists()
+
+
+def lines_of(folder: Path, name: str) -> list[bytes]:
+    return [line + b"\n" for line in (folder / name).read_bytes().split(b"\n") if line.strip()]
+
+
+def rewrite(folder: Path, name: str, lines: list[bytes]) -> None:
+    (folder / name).write_bytes(b"".join(lines))
+
+
+def shuffle(folder: Path, name: str, rng: random.Random) -> None:
+    lines = lines_of(folder, name)
+    rng.shuffle(lines)
+    rewrite(folder, name, lines)
+
+
+def repeat_a_line(folder: Path, name: str, rng: random.Random) -> None:
+    lines = lines_of(folder, name)
+    rewrite(folder, name, [*lines, rng.choice(lines)])
+
+
+def repeat_an_id_with_another_value(folder: Path, name: str, rng: random.Random) -> None:
+    lines = lines_of(folder, name)
+    key = rng.choice(lines).split()[0] if lines else b"x"
+    rewrite(folder, name, [*lines, key + b" other\n"])
+
+
+def remove_a_line(folder: Path, name: str, rng: random.Random) -> None:
+    lines = lines_of(folder, name)
+    del lines[rng.randrange(len(lines))]
+    rewrite(folder, name, lines)
+
+
+def leave_only_the_id(folder: Path, name: str, rng: random.Random) -> None:
+    lines = lines_of(folder, name)
+    place = rng.randrange(len(lines))
+    lines[place] = lines[place].split()[0] + b"\n"
+    rewrite(folder, name, lines)
+
+
+def add_an_unknown_id(folder: Path, name: str, rng: random.Random) -> None:
+    rewrite(folder, name, [*lines_of(folder, name), b"aaa-%d 1\n" % rng.randrange(9)])
+
+
+def add_an_empty_line(folder: Path, name: str, rng: random.Random) -> None:
+    lines = lines_of(folder, name)
+    lines.insert(rng.randrange(len(lines) + 1), rng.choice([b"\n", b"  \n", b"\t\n"]))
+    rewrite(folder, name, lines)
+
+
+def add_a_byte_order_mark(folder: Path, name: str, rng: random.Random) -> None:
+    rewrite(folder, name, [b"\xef\xbb\xbf", *lines_of(folder, name)])
+
+
+def end_lines_as_windows_does(folder: Path, name: str, rng: random.Random) -> None:
+    rewrite(folder, name, [line.replace(b"\n", b"\r\n") for line in lines_of(folder, name)])
+
+
+def cut_the_last_newline(folder: Path, name: str, rng: random.Random) -> None:
+    (folder / name).write_bytes((folder / name).read_bytes().removesuffix(b"\n"))
+
+
+def put_odd_spaces(folder: Path, name: str, rng: random.Random) -> None:
+    space = rng.choice(["\u3000", "\xa0", "\u2028", "\x0b", "\r", "  ", "\t"]).encode()
+    lines = lines_of(folder, name)
+    place = rng.randrange(len(lines))
+    lines[place] = lines[place].replace(b" ", space, 1)
+    rewrite(folder, name, lines)
+
+
+def indent_a_line(folder: Path, name: str, rng: random.Random) -> None:
+    lines = lines_of(folder, name)
+    place = rng.randrange(len(lines))
+    lines[place] = b" " + lines[place]
+    rewrite(folder, name, lines)
+
+
+def put_a_field_more(folder: Path, name: str, rng: random.Random) -> None:
+    lines = lines_of(folder, name)
+    place = rng.randrange(len(lines))
+    lines[place] = lines[place].rstrip(b"\n") + b" 1\n"
+    rewrite(folder, name, lines)
+
+
+def turn_numbers_round(folder: Path, name: str, rng: random.Random) -> None:
+    lines = lines_of(folder, name)
+    place = rng.randrange(len(lines))
+    fields = lines[place].split()
+    if len(fields) > 1:
+        fields[-1] = rng.choice([b"-3", b"0", b"nan", b"99999", b"x", b"inf", b"-1"])
+    lines[place] = b" ".join(fields) + b"\n"
+    rewrite(folder, name, lines)
+
+
+def name_a_missing_file(folder: Path, name: str, rng: random.Random) -> None:
+    lines = lines_of(folder, name)
+    place = rng.randrange(len(lines))
+    lines[place] = lines[place].split()[0] + b" /nowhere/a.wav\n"
+    rewrite(folder, name, lines)
+
+
+def remove_the_file(folder: Path, name: str, rng: random.Random) -> None:
+    (folder / name).unlink()
+
+
+def empty_the_file(folder: Path, name: str, rng: random.Random) -> None:
+    (folder / name).write_bytes(b"")
+
+
+def put_bytes_that_are_not_utf8(folder: Path, name: str, rng: random.Random) -> None:
+    lines = lines_of(folder, name)
+    place = rng.randrange(len(lines))
+    spot = rng.randrange(len(lines[place]))
+    lines[place] = lines[place][:spot] + b"\xe9" + lines[place][spot:]
+    rewrite(folder, name, lines)
+
+
+def put_a_control_character(folder: Path, name: str, rng: random.Random) -> None:
+    lines = lines_of(folder, name)
+    place = rng.randrange(len(lines))
+    spot = rng.randrange(len(lines[place]))
+    character = rng.choice([b"\0", b"\x07", b"\xef\xbb\xbf", b"\x7f"])
+    lines[place] = lines[place][:spot] + character + lines[place][spot:]
+    rewrite(folder, name, lines)
+
+
+Corruption = Callable[[Path, str, random.Random], None]
+
+REPAIRABLE: list[Corruption] = [
+    shuffle,
+    repeat_a_line,
+    add_an_empty_line,
+    add_a_byte_order_mark,
+    end_lines_as_windows_does,
+    cut_the_last_newline,
+    indent_a_line,
+]
+"""Faults that fixing repairs in any file, whatever the file means."""
+
+ANY: list[Corruption] = [
+    *REPAIRABLE,
+    repeat_an_id_with_another_value,
+    remove_a_line,
+    leave_only_the_id,
+    add_an_unknown_id,
+    put_odd_spaces,
+    put_a_field_more,
+    turn_numbers_round,
+    name_a_missing_file,
+    remove_the_file,
+    empty_the_file,
+    put_bytes_that_are_not_utf8,
+    put_a_control_character,
+]
+
+
+def corrupt(folder: Path, corruptions: list[tuple[Corruption, int, int]]) -> None:
+    for corruption, file_number, seed in corruptions:
+        names = sorted(file.name for file in folder.iterdir() if file.is_file())
+        name = names[file_number % len(names)]
+        if lines_of(folder, name) or corruption in (add_an_unknown_id, empty_the_file):
+            corruption(folder, name, random.Random(seed))
+
+
+def corruptions_from(kinds: list[Corruption]) -> st.SearchStrategy:
+    numbers = st.integers(0, 1000)
+    return st.lists(st.tuples(st.sampled_from(kinds), numbers, numbers), min_size=1, max_size=5)
+
+
+@settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(with_segments=st.booleans(), corruptions=corruptions_from(REPAIRABLE))
+def test_faults_of_form_are_repaired_without_loss(
+    tmp_path_factory: pytest.TempPathFactory,
+    with_segments: bool,
+    corruptions: list[tuple[Corruption, int, int]],
+) -> None:
+    folder = tmp_path_factory.mktemp("fix") / "data"
+    write_directory(folder, with_segments=with_segments)
+    before = contents(folder)
+    corrupt(folder, corruptions)
+    report = fix_data_dir(folder)
+    assert report.kept == report.total == 9
+    assert validate_data_dir(folder, need_feats=True) == []
+    assert contents(folder) == before
+
+
+@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(with_segments=st.booleans(), corruptions=corruptions_from(ANY))
+def test_after_fixing_nothing_is_left_that_fixing_could_repair(
+    tmp_path_factory: pytest.TempPathFactory,
+    with_segments: bool,
+    corruptions: list[tuple[Corruption, int, int]],
+) -> None:
+    folder = tmp_path_factory.mktemp("fix") / "data"
+    write_directory(folder, with_segments=with_segments)
+    corrupt(folder, corruptions)
+    before = contents(folder)
+    validate_data_dir(folder, need_feats=True, read_data=True)  # whatever it holds, no exception
+    try:
+        report = fix_data_dir(folder)
+    except DataError:
+        assert contents(folder) == before
+        return
+    left = validate_data_dir(folder, need_feats=True)
+    assert [problem for problem in left if problem.fixable] == []
+    assert report.kept >= 1
+    fixed = contents(folder)
+    assert fix_data_dir(folder).changes == []
+    assert contents(folder) == fixed
+    if not left:
+        assert len(read_data_dir(folder).utterances) == report.kept
+    # Every original is still there, unless it is as it was.
+    backup = folder / ".backup"
+    for name, content in before.items():
+        assert content in (fixed.get(name), *(f.read_bytes() for f in backup.glob(name + "*")))
