@@ -15,9 +15,22 @@ from numpy.typing import NDArray
 
 from mariana_asr.engine.frame_store import FrameStore
 
-BLOCK_FRAMES = 2048
-"""A block has about so many frames: enough to read at a stretch, and few enough that a pool of
-32768 frames mixes some sixteen places of the corpus."""
+MAX_BLOCK_FRAMES = 2048
+"""A block has at most about so many frames: enough to read at a stretch from a slow disk."""
+
+MIN_BLOCKS = 4096
+"""Blocks are made smaller to have so many, down to single utterances: a store that small stays in
+memory after the first epoch, so that only how well it is mixed matters."""
+
+MIN_POOL_BLOCKS = 16
+"""Blocks are made smaller to mix so many places of the corpus in one pool."""
+
+
+def block_size(num_frames: int, randomizer_size: int) -> int:
+    """About how many frames the blocks of a store should have."""
+    return max(
+        1, min(MAX_BLOCK_FRAMES, num_frames // MIN_BLOCKS, randomizer_size // MIN_POOL_BLOCKS)
+    )
 
 
 @dataclass(frozen=True)
@@ -34,7 +47,7 @@ class Blocks:
     """(shards,) first frame of each shard, counted in the store."""
 
     @classmethod
-    def of(cls, store: FrameStore, block_frames: int = BLOCK_FRAMES) -> "Blocks":
+    def of(cls, store: FrameStore, block_frames: int) -> "Blocks":
         """Group a store's utterances into blocks of about ``block_frames`` frames."""
         shard_utterances = np.cumsum([0] + [shard.utterances for shard in store.shards])
         shard_frames = np.cumsum([0] + [shard.frames for shard in store.shards])[:-1]

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from mariana_asr.engine.frame_store import FrameStore
-from mariana_asr.engine.order import Blocks, EpochOrder
+from mariana_asr.engine.order import Blocks, EpochOrder, block_size
 from mariana_asr.nnet.splicing import gather_windows, window_offsets
 
 POOLS_AHEAD = 1
@@ -75,7 +75,7 @@ class Randomizer:
         self.store = store
         self.device = device
         self.seconds_waiting = 0.0
-        self._blocks = Blocks.of(store)
+        self._blocks = Blocks.of(store, block_size(store.num_frames, randomizer_size))
         self._sizes = {"minibatch_size": minibatch_size, "randomizer_size": randomizer_size}
         self._seed, self._shuffle = seed, shuffle
         self._offsets = window_offsets(left_context, right_context, device)

@@ -1,5 +1,6 @@
 """A trained acoustic model in one file: network, its options, front end and priors."""
 
+import hashlib
 import json
 import logging
 import math
@@ -153,13 +154,14 @@ class AcousticModel:
                 "transform": self.front_end.transform.model_dump(mode="json"),
             },
         }
-        content = {
+        content: dict[str, Any] = {
             "format": FORMAT,
             "version": VERSION,
             "description": json.dumps(description),
             "log_priors": torch.from_numpy(self.log_priors.copy()),
             "state": {name: tensor.cpu() for name, tensor in self.network.state_dict().items()},
         }
+        content["sha256"] = _digest(content)
         with atomic_file(path) as temporary:
             torch.save(content, temporary)
 
@@ -178,6 +180,8 @@ class AcousticModel:
                 where=path,
             )
         try:
+            if _digest(content) != content["sha256"]:
+                raise ValueError("its checksum is wrong")
             description = json.loads(content["description"])
             options = DnnOptions.model_validate(description["network"])
             network = build_network(options, description["frame_dim"], description["num_outputs"])
@@ -191,6 +195,16 @@ class AcousticModel:
         except (AttributeError, KeyError, TypeError, ValueError, RuntimeError) as error:
             raise FormatError(f"damaged acoustic model: {error}", where=path) from error
         return model
+
+
+def _digest(content: dict[str, Any]) -> str:
+    """SHA-256 of a model's content: torch's files have checksums, but torch does not check them."""
+    digest = hashlib.sha256(content["description"].encode())
+    tensors = {"log_priors": content["log_priors"], **content["state"]}
+    for name, tensor in sorted(tensors.items()):
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        digest.update(tensor.contiguous().numpy().tobytes())
+    return digest.hexdigest()
 
 
 def _read(path: Path) -> dict[str, Any]:

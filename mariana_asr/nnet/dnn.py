@@ -6,6 +6,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
+from torch.nn.utils import skip_init
 
 from mariana_asr.nnet.options import DnnOptions
 
@@ -65,7 +66,7 @@ class Dnn(nn.Module):
         layers: list[nn.Module] = []
         dim = self._window * frame_dim
         for _ in range(options.hidden_layers):
-            layers.append(nn.Linear(dim, options.hidden_dim, bias=not options.batch_norm))
+            layers.append(_linear(dim, options.hidden_dim, bias=not options.batch_norm))
             if options.batch_norm:
                 layers.append(nn.BatchNorm1d(options.hidden_dim))
             layers.append(nn.Sigmoid() if options.activation == "sigmoid" else nn.ReLU())
@@ -73,7 +74,7 @@ class Dnn(nn.Module):
                 layers.append(nn.Dropout(options.dropout))
             dim = options.hidden_dim
         self.hidden = nn.Sequential(*layers)
-        self.output = nn.Linear(dim, num_outputs)
+        self.output = _linear(dim, num_outputs)
         self.learning_rate_factors = {"output.bias": OUTPUT_BIAS_RATE}
         self._initialise(options, torch.Generator().manual_seed(seed))
 
@@ -115,3 +116,8 @@ class Dnn(nn.Module):
                 layer.bias.zero_()
             elif layer.bias is not None:
                 layer.bias.uniform_(*bias, generator=generator)
+
+
+def _linear(inputs: int, outputs: int, *, bias: bool = True) -> nn.Linear:
+    """A layer without initial values, which would be drawn from torch's global generator."""
+    return skip_init(nn.Linear, inputs, outputs, bias=bias)

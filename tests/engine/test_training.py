@@ -1,0 +1,359 @@
+import json
+import logging
+import math
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from mariana_asr.engine import training
+from mariana_asr.engine.checkpoint import CheckpointFolder
+from mariana_asr.engine.evaluation import evaluate
+from mariana_asr.engine.frame_store import FrameStore
+from mariana_asr.engine.options import NewbobOptions, TrainOptions
+from mariana_asr.engine.packing import pack_frames
+from mariana_asr.engine.sgd import FrameSgd
+from mariana_asr.engine.training import train_network
+from mariana_asr.errors import DataError, StageError
+from mariana_asr.nnet.dnn import Dnn, DnnOptions
+
+DIM, CLASSES = 6, 10
+NETWORK = DnnOptions(
+    hidden_layers=2, hidden_dim=24, left_context=1, right_context=2, dropout=0.1, batch_norm=True
+)
+OPTIONS = TrainOptions(
+    learning_rate=0.002,
+    momentum=0.5,
+    l2_penalty=1e-6,
+    minibatch_size=64,
+    randomizer_size=1000,
+    checkpoint_every=3,
+    keep_checkpoints=3,
+    device="cpu",
+    schedule=NewbobOptions(max_iters=4),
+)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def one_thread():
+    """Sums over threads may round differently, and small networks are faster without."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+def pack(folder: Path, seed: int, count: int, *, dim: int = DIM, classes: int = CLASSES):
+    """Frames whose class is told by a fixed linear map of the frame and the one before."""
+    weights = np.random.default_rng(0).standard_normal((2 * dim, classes))
+
+    def utterances():
+        rng = np.random.default_rng(seed)
+        for number in range(count):
+            frames = rng.standard_normal((int(rng.integers(5, 90)), dim)).astype(np.float32)
+            before = np.concatenate([frames[:1], frames[:-1]])
+            yield f"utt{number}", frames, (np.hstack([before, frames]) @ weights).argmax(axis=1)
+
+    return pack_frames(folder, utterances(), num_outputs=classes)
+
+
+@pytest.fixture(scope="module")
+def stores(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("stores")
+    return pack(folder / "train", 1, 100), pack(folder / "held_out", 2, 15)
+
+
+def make_network(options=NETWORK, seed=777):
+    return Dnn(options, DIM, CLASSES, seed=seed)
+
+
+def weights_of(network):
+    return {name: tensor.clone() for name, tensor in network.state_dict().items()}
+
+
+def assert_same_bits(one, other):
+    assert one.keys() == other.keys()
+    different = [name for name in one if not torch.equal(one[name], other[name])]
+    assert not different
+
+
+def test_a_network_learns_and_the_log_tells(stores, tmp_path: Path, caplog):
+    network = make_network(NETWORK.model_copy(update={"dropout": 0.0}))
+    options = OPTIONS.model_copy(update={"schedule": NewbobOptions(max_iters=8)})
+    with caplog.at_level(logging.INFO):
+        summary = train_network(network, *stores, options, tmp_path)
+    assert summary.initial_loss > 2
+    assert summary.held_out_loss < 1.2
+    assert summary.held_out_accuracy > 0.6
+    assert not network.training
+    records = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
+    assert [record["epoch"] for record in records] == list(range(summary.epochs + 1))
+    assert records[0].keys() == {"epoch", "held_out_loss", "held_out_accuracy"}
+    best = records[summary.best_epoch]
+    assert best["held_out_loss"] == summary.held_out_loss
+    assert best["accepted"]
+    assert best["frames"] == stores[0].num_frames
+    assert 0 <= best["data_wait_share"] <= 1
+    assert f"held-out loss {summary.held_out_loss:.4f}" in caplog.text
+    assert "frames/s" in caplog.text
+    # The weights left in the network are those of the best epoch.
+    again = evaluate(
+        network, stores[1], left_context=1, right_context=2, device=torch.device("cpu")
+    )
+    assert again.loss == summary.held_out_loss
+
+
+def test_loss_and_accuracy_are_those_of_a_plain_loop(stores):
+    network = make_network().eval()
+    logits, targets = [], []
+    for number in range(stores[1].num_utterances):
+        frames, wanted = stores[1].read_utterance(number)
+        padded = frames[np.clip(np.arange(-1, len(frames) + 2), 0, len(frames) - 1)]
+        windows = np.hstack([padded[shift : shift + len(frames)] for shift in range(4)])
+        with torch.no_grad():
+            logits.append(network(torch.from_numpy(windows)).double())
+        targets.append(torch.from_numpy(wanted).long())
+    logits, targets = torch.cat(logits), torch.cat(targets)
+    log_posteriors = logits - logits.exp().sum(dim=1, keepdim=True).log()
+    loss = -log_posteriors[torch.arange(len(targets)), targets].mean().item()
+    found = evaluate(
+        network, stores[1], left_context=1, right_context=2, device=torch.device("cpu")
+    )
+    assert found.loss == pytest.approx(loss, rel=1e-5)
+    assert found.accuracy == pytest.approx((logits.argmax(dim=1) == targets).double().mean().item())
+
+
+def test_the_same_seed_gives_the_same_model_whatever_happened_before(stores, tmp_path: Path):
+    models = []
+    for run, seed in enumerate([1, 1, 2]):
+        torch.manual_seed(run)
+        network = make_network()
+        options = OPTIONS.model_copy(update={"seed": seed, "schedule": NewbobOptions(max_iters=1)})
+        train_network(network, *stores, options, tmp_path / str(run))
+        models.append(weights_of(network))
+    assert_same_bits(models[0], models[1])
+    assert not torch.equal(models[0]["output.weight"], models[2]["output.weight"])
+
+
+def test_training_leaves_the_random_numbers_of_the_caller_alone(stores, tmp_path: Path):
+    torch.manual_seed(5)
+    expected = torch.rand(3)
+    torch.manual_seed(5)
+    options = OPTIONS.model_copy(update={"schedule": NewbobOptions(max_iters=1)})
+    train_network(make_network(), *stores, options, tmp_path)
+    assert torch.equal(torch.rand(3), expected)
+
+
+def train_from_files(folder: Path) -> None:
+    """Body of the process that is killed; it waits a little at each step, to be killed in time."""
+    torch.set_num_threads(1)
+    step = training._Training._step
+
+    def slow_step(self, *arguments):
+        time.sleep(0.01)
+        step(self, *arguments)
+
+    training._Training._step = slow_step
+    stores = [FrameStore.open(folder / name) for name in ("train", "held_out")]
+    train_network(make_network(), *stores, OPTIONS, folder / "killed")
+
+
+def test_a_run_killed_at_any_step_and_resumed_ends_as_one_never_killed(stores, tmp_path: Path):
+    for store in stores:
+        (tmp_path / store.directory.name).symlink_to(store.directory)
+    process = subprocess.Popen(
+        [sys.executable, __file__, str(tmp_path)],
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
+    )
+    try:
+        # Some checkpoint of the first three epochs, in the middle or at the end of one, and then
+        # a moment that no checkpoint marks.
+        wanted = random.randrange(2, 150)
+        folder = CheckpointFolder(tmp_path / "killed" / "checkpoints", 1)
+        deadline = time.monotonic() + 60
+        while not folder.paths() or int(folder.paths()[-1].stem.split("-")[1]) < wanted:
+            assert process.poll() is None, "it ended before it could be killed"
+            assert time.monotonic() < deadline
+            time.sleep(0.005)
+        time.sleep(random.random() * 0.03)
+    finally:
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+    resumed = make_network(seed=1)
+    summary = train_network(resumed, *stores, OPTIONS, tmp_path / "killed")
+    whole = make_network()
+    expected = train_network(whole, *stores, OPTIONS, tmp_path / "whole")
+    assert_same_bits(weights_of(resumed), weights_of(whole))
+    logs = []
+    for name in ("killed", "whole"):
+        lines = (tmp_path / name / "log.jsonl").read_text().splitlines()
+        logs.append([json.loads(line) for line in lines])
+        for record in logs[-1]:
+            for measured in ("seconds", "frames_per_second", "data_wait_share"):
+                record.pop(measured, None)
+    assert logs[0] == logs[1]
+    assert summary.held_out_loss == expected.held_out_loss
+
+
+def test_a_torn_newest_checkpoint_costs_only_the_steps_since_the_one_before(
+    stores, tmp_path: Path, caplog
+):
+    whole = make_network()
+    train_network(whole, *stores, OPTIONS, tmp_path)
+    newest = CheckpointFolder(tmp_path / "checkpoints", 1).paths()[-1]
+    newest.write_bytes(newest.read_bytes()[:1000])
+    resumed = make_network(seed=1)
+    train_network(resumed, *stores, OPTIONS, tmp_path)
+    assert "torn or damaged" in caplog.text
+    assert_same_bits(weights_of(resumed), weights_of(whole))
+
+
+def test_a_finished_training_is_not_repeated(stores, tmp_path: Path, monkeypatch):
+    first, second = make_network(), make_network(seed=1)
+    expected = train_network(first, *stores, OPTIONS, tmp_path)
+    monkeypatch.delattr(training._Training, "_step")
+    assert train_network(second, *stores, OPTIONS, tmp_path) == expected
+    assert_same_bits(weights_of(first), weights_of(second))
+
+
+def test_checkpoints_of_another_training_are_refused_by_name(stores, tmp_path: Path):
+    options = OPTIONS.model_copy(update={"schedule": NewbobOptions(max_iters=1)})
+    train_network(make_network(), *stores, options, tmp_path)
+    changed = options.model_copy(update={"learning_rate": 0.5})
+    with pytest.raises(StageError, match=r"learning_rate \(0.002 -> 0.5\) changed"):
+        train_network(make_network(), *stores, changed, tmp_path)
+    with pytest.raises(StageError, match="training frames changed"):
+        train_network(make_network(), stores[1], stores[1], options, tmp_path)
+    wider = make_network(NETWORK.model_copy(update={"hidden_dim": 25}))
+    with pytest.raises(StageError, match="network changed"):
+        train_network(wider, *stores, options, tmp_path)
+    # How often checkpoints are written is no part of what is trained.
+    other = options.model_copy(update={"checkpoint_every": 100})
+    train_network(make_network(), *stores, other, tmp_path)
+
+
+def test_a_rejected_epoch_gives_the_best_weights_back(stores, tmp_path: Path, monkeypatch):
+    losses = iter([2.0, 1.0, 1.5, 1.2])
+    seen = []
+
+    def scripted(network, *_, **__):
+        seen.append(weights_of(network))
+        return training.Evaluation(next(losses), 0.5)
+
+    monkeypatch.setattr(training, "evaluate", scripted)
+    network = make_network()
+    summary = train_network(network, *stores, OPTIONS, tmp_path)
+    assert (summary.epochs, summary.best_epoch, summary.held_out_loss) == (3, 1, 1.0)
+    assert_same_bits(weights_of(network), seen[1])
+    assert not torch.equal(seen[2]["output.weight"], seen[1]["output.weight"])
+
+
+def test_a_training_that_never_improves_is_an_error(stores, tmp_path: Path):
+    options = OPTIONS.model_copy(update={"learning_rate": 50.0})
+    with pytest.raises(StageError, match=r"no epoch lowered .* Lower train.learning_rate"):
+        train_network(make_network(), *stores, options, tmp_path)
+
+
+class Breaking(Dnn):
+    """Its logits are not finite in some calls of its training."""
+
+    def __init__(self, broken):
+        super().__init__(NETWORK, DIM, CLASSES)
+        self.calls, self.broken = 0, broken
+
+    def forward(self, windows):
+        logits = super().forward(windows)
+        if self.training:
+            self.calls += 1
+            if self.calls in self.broken:
+                return logits * math.nan
+        return logits
+
+
+def test_single_minibatches_without_a_finite_loss_are_skipped(stores, tmp_path: Path, caplog):
+    options = OPTIONS.model_copy(update={"max_non_finite": 2})
+    network = Breaking({2, 4, 6})
+    summary = train_network(network, *stores, options, tmp_path)
+    assert summary.skipped_steps == 3
+    assert all(torch.isfinite(tensor).all() for tensor in network.state_dict().values())
+    assert "step skipped; frames of utterances utt" in caplog.text
+
+
+def test_several_in_a_row_stop_the_training_and_name_utterances(stores, tmp_path: Path):
+    options = OPTIONS.model_copy(update={"max_non_finite": 3})
+    with pytest.raises(StageError, match=r"epoch 1, step 6: .*3 minibatches in a row.* utt\d+"):
+        train_network(Breaking({2, 5, 6, 7}), *stores, options, tmp_path)
+
+
+def test_stores_that_do_not_fit_are_refused_before_anything_runs(stores, tmp_path: Path):
+    wide = pack(tmp_path / "wide", 3, 3, dim=DIM + 1)
+    with pytest.raises(DataError, match=r"held-out frames .*: frames have 7 values.* takes 6"):
+        train_network(make_network(), stores[0], wide, OPTIONS, tmp_path / "out")
+    many = pack(tmp_path / "many", 3, 30, classes=50)
+    with pytest.raises(DataError, match=r"training frames .*: .* target 49.* has 10 outputs"):
+        train_network(make_network(), many, stores[1], OPTIONS, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_a_gpu_that_is_not_there_is_a_clear_error(stores, tmp_path: Path):
+    options = OPTIONS.model_copy(update={"device": "cuda"})
+    with pytest.raises(StageError, match="torch finds no GPU"):
+        train_network(make_network(), *stores, options, tmp_path)
+
+
+def test_steps_follow_the_rule_of_kaldi_nnet1():
+    # nnet-affine-transform.h, Update(): corr = gradient summed over frames + momentum * corr;
+    # W -= lr * l2 * frames * W; W -= lr * corr; the bias without l2.
+    rng = np.random.default_rng(0)
+    layer = torch.nn.Linear(3, 2).double()
+    weight, bias = (p.detach().numpy().copy() for p in (layer.weight, layer.bias))
+    weight_step, bias_step = np.zeros_like(weight), np.zeros_like(bias)
+    rate, momentum, l2 = 0.01, 0.7, 0.02
+    optimiser = FrameSgd(
+        layer,
+        momentum=momentum,
+        l2_penalty=l2,
+        max_grad_norm=None,
+        learning_rate_factors={"bias": 0.1},
+    )
+    for frames in (5, 3, 4):
+        inputs, wanted = rng.standard_normal((frames, 3)), rng.standard_normal((frames, 2))
+        optimiser.zero_grad()
+        outputs = layer(torch.from_numpy(inputs))
+        (0.5 * (outputs - torch.from_numpy(wanted)).square().sum()).backward()
+        assert optimiser.step(rate, frames)
+        diff = inputs @ weight.T + bias - wanted
+        weight_step = diff.T @ inputs + momentum * weight_step
+        bias_step = diff.sum(axis=0) + momentum * bias_step
+        weight = weight * (1 - rate * l2 * frames) - rate * weight_step
+        bias = bias - 0.1 * rate * bias_step
+        np.testing.assert_allclose(layer.weight.detach().numpy(), weight, rtol=1e-12)
+        np.testing.assert_allclose(layer.bias.detach().numpy(), bias, rtol=1e-12)
+
+
+def test_gradients_are_clipped_by_their_mean_and_broken_ones_refused():
+    layer = torch.nn.Linear(3, 2)
+    optimiser = FrameSgd(
+        layer, momentum=0.0, l2_penalty=0.0, max_grad_norm=0.5, learning_rate_factors={}
+    )
+    before = layer.weight.detach().clone()
+    layer.weight.grad, layer.bias.grad = torch.full((2, 3), 100.0), torch.zeros(2)
+    assert optimiser.step(1.0, frames=4)
+    # The sum over four frames is cut to a norm of 4 * 0.5.
+    assert (layer.weight.detach() - before).norm().item() == pytest.approx(2.0, rel=1e-4)
+    before = layer.weight.detach().clone()
+    layer.weight.grad[0, 0] = math.nan
+    assert not optimiser.step(1.0, frames=4)
+    assert torch.equal(layer.weight.detach(), before)
+
+
+if __name__ == "__main__":
+    train_from_files(Path(sys.argv[1]))
