@@ -47,10 +47,17 @@ class GmmScorer:
         """Load ``final.mdl`` and ``front_end.json``.
 
         Raises:
-            FormatError: A file is missing or damaged.
+            FormatError: A file is missing or damaged, or the two do not fit.
         """
         model = read_gmm_model(model_dir / "final.mdl")
-        return cls(FrontEnd.load(model_dir), model.gmm, _pdfs(model.transition_model))
+        front_end = FrontEnd.load(model_dir)
+        if front_end.dim != model.gmm.dim:
+            raise FormatError(
+                f"the GMMs have {model.gmm.dim} dimensions, front_end.json gives {front_end.dim}",
+                where=model_dir,
+                remedy="One of the two files is of another model",
+            )
+        return cls(front_end, model.gmm, _pdfs(model.transition_model))
 
     def log_likelihoods(self, features: NDArray[np.float32]) -> NDArray[np.float32]:
         """Score frames (T, D); returns (T, P)."""

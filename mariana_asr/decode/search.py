@@ -2,7 +2,6 @@
 
 import tempfile
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -60,13 +59,13 @@ class LatticeDecoder:
         scale = self._options.acoustic_scale
         scores = np.take(log_likelihoods * np.float32(scale), self._pdfs, axis=1)
         decoder = kaldi_decoder.LatticeSimpleDecoder(self._graph.fst, self._config)
-        lattice: Any = None
         try:
-            if decoder.decode(kaldi_decoder.DecodableCtc(np.ascontiguousarray(scores))):
-                _, lattice = decoder.get_raw_lattice()
+            # It answers False as well where only no final state was reached, so look on.
+            decoder.decode(kaldi_decoder.DecodableCtc(np.ascontiguousarray(scores)))
+            _, lattice = decoder.get_raw_lattice()
         except RuntimeError as error:
             raise DataError(f"the decoder failed: {error}", where=where) from error
-        if lattice is None or lattice.start < 0:
+        if lattice.start < 0:
             raise DataError("no path survived the search", where=where, remedy="Widen the beam")
         with tempfile.NamedTemporaryFile(suffix=".lat") as file:
             lattice.write(file.name)
