@@ -5,6 +5,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
+from functools import partial
 from multiprocessing import get_context
 from typing import Any, TypeVar
 
@@ -21,6 +22,77 @@ def available_cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
+class WorkerPool:
+    """Processes that stay up over several passes, so that starting them is paid for once.
+
+    They are spawned, not forked: forking a process that has started threads (torch, BLAS) can
+    hang. So functions must be importable, and what is large (a graph, a model) is loaded once a
+    process by ``setup``, or kept in files, rather than sent with each item. With ``jobs <= 1``
+    everything runs in this process.
+    """
+
+    def __init__(
+        self,
+        jobs: int,
+        *,
+        setup: Callable[..., None] | None = None,
+        setup_arguments: tuple[Any, ...] = (),
+    ) -> None:
+        self._jobs = jobs
+        self._setup = setup
+        self._setup_arguments = setup_arguments
+        self._pool: ProcessPoolExecutor | None = None
+
+    def __enter__(self) -> "WorkerPool":
+        """Run ``setup``, here or in every process before its first item."""
+        if self._jobs > 1:
+            self._pool = ProcessPoolExecutor(
+                self._jobs,
+                mp_context=get_context("spawn"),
+                initializer=_start_process,
+                initargs=(self._setup, self._setup_arguments),
+            )
+        elif self._setup is not None:
+            self._setup(*self._setup_arguments)
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        """End the processes; what they have not begun is dropped."""
+        if self._pool is not None:
+            self._pool.shutdown(wait=True, cancel_futures=True)
+
+    def map(
+        self, function: Callable[[ItemT], ResultT], items: Iterable[ItemT]
+    ) -> Iterator[ResultT]:
+        """Apply ``function`` to every item, in order.
+
+        At most a few items a process are in flight, so memory does not grow with the corpus.
+
+        Raises:
+            StageError: A process was killed, most often for want of memory.
+        """
+        if self._pool is None:
+            yield from map(function, items)
+            return
+        pending: deque[Future[ResultT]] = deque()
+        try:
+            for item in items:
+                pending.append(self._pool.submit(function, item))
+                if len(pending) >= 4 * self._jobs:
+                    yield pending.popleft().result()
+            while pending:
+                yield pending.popleft().result()
+        except BrokenProcessPool as error:
+            plain = function.func if isinstance(function, partial) else function
+            raise StageError(
+                f"one of {self._jobs} processes running {plain.__name__} died",
+                remedy="If memory ran out, use fewer jobs",
+            ) from error
+        finally:
+            for future in pending:
+                future.cancel()
+
+
 def parallel_map(
     function: Callable[[ItemT], ResultT],
     items: Iterable[ItemT],
@@ -29,43 +101,13 @@ def parallel_map(
     setup: Callable[..., None] | None = None,
     setup_arguments: tuple[Any, ...] = (),
 ) -> Iterator[ResultT]:
-    """Apply ``function`` to every item, in order, over ``jobs`` processes.
-
-    Processes are spawned, not forked: forking a process that has started threads (torch, BLAS)
-    can hang. So ``function`` and ``setup`` must be importable, and what is large (a graph, a
-    model) is loaded once a process by ``setup`` rather than sent with each item. At most a few
-    items a process are in flight, so memory does not grow with the corpus. With ``jobs <= 1``
-    everything runs in this process.
+    """Apply ``function`` to every item, in order, over ``jobs`` processes (see WorkerPool).
 
     Raises:
         StageError: A process was killed, most often for want of memory.
     """
-    if jobs <= 1:
-        if setup is not None:
-            setup(*setup_arguments)
-        yield from map(function, items)
-        return
-    pending: deque[Future[ResultT]] = deque()
-    pool = ProcessPoolExecutor(
-        jobs,
-        mp_context=get_context("spawn"),
-        initializer=_start_process,
-        initargs=(setup, setup_arguments),
-    )
-    try:
-        for item in items:
-            pending.append(pool.submit(function, item))
-            if len(pending) >= 4 * jobs:
-                yield pending.popleft().result()
-        while pending:
-            yield pending.popleft().result()
-    except BrokenProcessPool as error:
-        raise StageError(
-            f"one of {jobs} processes running {function.__name__} died",
-            remedy="If memory ran out, use fewer jobs",
-        ) from error
-    finally:
-        pool.shutdown(wait=True, cancel_futures=True)
+    with WorkerPool(jobs, setup=setup, setup_arguments=setup_arguments) as pool:
+        yield from pool.map(function, items)
 
 
 def _start_process(setup: Callable[..., None] | None, arguments: tuple[Any, ...]) -> None:

@@ -152,13 +152,6 @@ class DiagGmms:
         rows = _ranges(self.offsets[pdfs], counts)
         return self._rows(rows, counts)
 
-    def with_boosted_weights(self, pdfs: Sequence[int], factor: float) -> "DiagGmms":
-        """Scale the weights of some pdfs, as gmm-boost-silence does before an alignment."""
-        weights = self.weights.copy()
-        for pdf in pdfs:
-            weights[self.offsets[pdf] : self.offsets[pdf + 1]] *= np.float32(factor)
-        return DiagGmms(weights, self.means_inv_vars, self.inv_vars, self.offsets)
-
     def _rows(self, rows: NDArray[np.integer], counts: NDArray[np.integer]) -> "DiagGmms":
         selected = DiagGmms(
             self.weights[rows],

@@ -34,6 +34,7 @@ __all__ = [
     "read_tree",
     "transition_id_to_pdf",
     "write_gmm_model",
+    "write_transition_model",
     "write_tree",
 ]
 
@@ -85,6 +86,12 @@ def write_gmm_model(path: str | Path, model: GmmModel) -> None:
     content = transition_model_to_bytes(model.transition_model) + _gmms_to_bytes(model.gmm)
     with atomic_file(path) as temporary:
         temporary.write_bytes(BINARY_HEADER + content)
+
+
+def write_transition_model(path: str | Path, transition_model: TransitionModel) -> None:
+    """Write a transition model alone in Kaldi's binary form, atomically."""
+    with atomic_file(path) as temporary:
+        temporary.write_bytes(BINARY_HEADER + transition_model_to_bytes(transition_model))
 
 
 def transition_id_to_pdf(transition_model: TransitionModel) -> NDArray[np.int32]:

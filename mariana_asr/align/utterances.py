@@ -1,0 +1,173 @@
+"""Aligning one utterance after the other: what all forms of forced alignment share."""
+
+import logging
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mariana_asr.align.gmm import DiagGmms
+from mariana_asr.align.graphs import TrainingGraph
+from mariana_asr.align.model_io import TransitionModel, transition_id_to_pdf
+from mariana_asr.align.viterbi import (
+    AlignedPath,
+    BeamOptions,
+    ScaleOptions,
+    best_path,
+    scaled_transition_log_probs,
+)
+from mariana_asr.corpus.datadir import DataDir
+from mariana_asr.errors import DataError, summarise
+from mariana_asr.features.front_end import FrontEnd
+from mariana_asr.features.transform import TransformOptions
+from mariana_asr.kaldi import kaldi_hmm_gmm
+from mariana_asr.lang.langdir import Lang
+from mariana_asr.skipped import Skipped
+
+logger = logging.getLogger(__name__)
+
+CHUNK_UTTERANCES = 32
+"""Utterances that a process takes at once. Sums are formed chunk by chunk, so the chunks must not
+depend on the number of processes if results are not to."""
+
+
+class HasLogLikelihoods(Protocol):
+    """An acoustic model, Gaussian or neural, that alignment can use."""
+
+    @property
+    def front_end(self) -> FrontEnd:
+        """The features that it takes."""
+        ...
+
+    def log_likelihoods(self, feats: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Log-likelihood of every frame under every pdf, (T, D) to (T, P)."""
+        ...
+
+
+@dataclass(frozen=True)
+class GmmAcousticModel:
+    """GMMs with the front end of their features."""
+
+    gmm: DiagGmms
+    front_end: FrontEnd
+
+    def log_likelihoods(self, feats: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Log-likelihood of every frame under every pdf, (T, D) to (T, P)."""
+        return self.gmm.log_likelihoods(feats)
+
+
+@dataclass(frozen=True)
+class TransitionScores:
+    """What transitions and silence add to the acoustic scores of an alignment.
+
+    Attributes:
+        pdfs: Pdf id of every transition id; index 0 is none.
+        log_probs: Scaled log-probability of every transition id, the boost of silence included.
+        acoustic_scale: Scale of the acoustic log-likelihoods.
+    """
+
+    pdfs: NDArray[np.int32]
+    log_probs: NDArray[np.float32]
+    acoustic_scale: float
+
+    @classmethod
+    def of(
+        cls,
+        transition_model: TransitionModel,
+        scales: ScaleOptions,
+        *,
+        silence_phone: int,
+        boost_silence: float = 1.0,
+    ) -> "TransitionScores":
+        """Take them from a transition model.
+
+        ``boost_silence`` multiplies the likelihoods of the optional silence's pdfs, which is what
+        scaling their mixture weights does (Kaldi: gmm-boost-silence).
+        """
+        pdfs = transition_id_to_pdf(transition_model)
+        log_probs = scaled_transition_log_probs(transition_model, scales)
+        if boost_silence != 1.0:
+            _, silence = kaldi_hmm_gmm.get_pdfs_for_phones(transition_model, [silence_phone])
+            log_probs[np.isin(pdfs, silence)] += scales.acoustic_scale * np.log(boost_silence)
+        return cls(pdfs, log_probs, scales.acoustic_scale)
+
+    def align(
+        self,
+        graph: TrainingGraph,
+        feats: NDArray[np.float32],
+        model: DiagGmms | HasLogLikelihoods,
+        beams: BeamOptions,
+    ) -> AlignedPath:
+        """Align an utterance's features, shape (T, D), to its graph.
+
+        Raises:
+            DataError: It cannot be aligned; the error says why.
+        """
+        pdfs = self.pdfs[graph.tids]
+        if isinstance(model, DiagGmms):
+            # Most pdfs do not occur in a transcript, and GMMs are scored one by one.
+            own, columns = np.unique(pdfs, return_inverse=True)
+            log_likes = model.select(own).log_likelihoods(feats)[:, columns]
+        else:
+            log_likes = model.log_likelihoods(feats)[:, pdfs]
+        scores = np.float32(self.acoustic_scale) * log_likes + self.log_probs[graph.tids]
+        path = best_path(graph, scores, acoustic_scale=self.acoustic_scale, beams=beams)
+        if path is None:
+            needed = graph.min_frames()
+            if needed > len(feats):
+                raise DataError(
+                    f"too few frames: {len(feats)}, but its transcript needs {needed} or more"
+                )
+            widest = max(beams.beam, beams.retry_beam)
+            raise DataError(f"no path to the end of its transcript within beam {widest:g}")
+        return path
+
+
+def usable_utterances(data: DataDir, transform: TransformOptions, skipped: Skipped) -> list[str]:
+    """Utterances with features and a transcript, sorted; the others go to ``skipped``."""
+    usable = []
+    for utterance in data.utterances:
+        if not data.text.get(utterance):
+            has_line = utterance in data.text
+            skipped.add(utterance, "empty transcript" if has_line else "no transcript")
+        elif utterance not in (data.feats or {}):
+            skipped.add(utterance, "no features")
+        elif transform.needs_stats and data.utt2spk[utterance] not in (data.cmvn or {}):
+            skipped.add(utterance, f"no CMVN statistics of {data.utt2spk[utterance]}")
+        else:
+            usable.append(utterance)
+    return usable
+
+
+def split_in_chunks(data: DataDir, utterances: Sequence[str]) -> Iterator[DataDir]:
+    """Cut a data directory into parts of ``CHUNK_UTTERANCES``, small enough to send around."""
+    for start in range(0, len(utterances), CHUNK_UTTERANCES):
+        chunk = utterances[start : start + CHUNK_UTTERANCES]
+        utt2spk = {utterance: data.utt2spk[utterance] for utterance in chunk}
+        speakers = set(utt2spk.values())
+        yield replace(
+            data,
+            utt2spk=utt2spk,
+            text={utterance: data.text[utterance] for utterance in chunk},
+            wav={},
+            segments=None,
+            feats={utterance: (data.feats or {})[utterance] for utterance in chunk},
+            cmvn={s: data.cmvn[s] for s in speakers if s in data.cmvn} if data.cmvn else None,
+            spk2gender={},
+        )
+
+
+def report_oov_words(data: DataDir, lang: Lang) -> None:
+    """Warn of words in the transcripts that the lexicon lacks; they are aligned as unknown."""
+    counts = Counter(word for text in data.text.values() for word in lang.oov_words(text))
+    if counts:
+        listed = [f"{word} ({count})" for word, count in counts.most_common()]
+        logger.warning(
+            "%d words of the transcripts are not in the lexicon and are taken for %s: %s",
+            counts.total(),
+            lang.oov_word,
+            summarise(listed, 20),
+        )
