@@ -1,45 +1,74 @@
 """Preparers: from a corpus as it is published to Kaldi data directories and a dictionary."""
 
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, NamedTuple
 
 from pydantic import Field
 
-from mariana_asr.corpus.prepare import an4, espeak_digits, fsdd
+from mariana_asr.corpus.prepare import an4, data_dirs, espeak_digits, fsdd
 from mariana_asr.corpus.prepare.an4 import An4Options
+from mariana_asr.corpus.prepare.data_dirs import DataDirsOptions
 from mariana_asr.corpus.prepare.espeak_digits import EspeakDigitsOptions
 from mariana_asr.corpus.prepare.fsdd import FsddOptions
+from mariana_asr.options import Options, options_from_assignments
 
 __all__ = [
     "PREPARERS",
     "An4Options",
+    "DataDirsOptions",
     "EspeakDigitsOptions",
     "FsddOptions",
     "PreparerOptions",
+    "corpus_files",
     "prepare_corpus",
+    "preparer_options",
 ]
 
 PreparerOptions = Annotated[
-    An4Options | FsddOptions | EspeakDigitsOptions, Field(discriminator="preparer")
+    DataDirsOptions | An4Options | FsddOptions | EspeakDigitsOptions,
+    Field(discriminator="preparer"),
 ]
 """Options of any preparer, told apart by the key ``preparer``."""
 
-PREPARERS: dict[str, Callable[[Any, Path], None]] = {
-    "an4": an4.prepare,
-    "fsdd": fsdd.prepare,
-    "espeak_digits": espeak_digits.prepare,
+
+class Preparer(NamedTuple):
+    """The options that a preparer takes, and the function that writes below a folder."""
+
+    options: type[Options]
+    prepare: Callable[[Any, Path], None]
+
+
+PREPARERS = {
+    "kaldi_dirs": Preparer(DataDirsOptions, data_dirs.prepare),
+    "an4": Preparer(An4Options, an4.prepare),
+    "fsdd": Preparer(FsddOptions, fsdd.prepare),
+    "espeak_digits": Preparer(EspeakDigitsOptions, espeak_digits.prepare),
 }
-"""The preparers by name; each takes its own options and the output folder."""
+"""The preparers by name."""
 
 
-def prepare_corpus(options: PreparerOptions, out: Path) -> None:
+def preparer_options(name: str, assignments: Iterable[str]) -> Options:
+    """Options of a preparer from ``key=value`` words.
+
+    Raises:
+        RecipeError: A word cannot be read, or does not fit the preparer's options.
+    """
+    return options_from_assignments(PREPARERS[name].options, assignments)
+
+
+def corpus_files(options: Options) -> tuple[Path, ...]:
+    """The files of a user's own that decide what a preparer makes; published corpora stay."""
+    return options.files if isinstance(options, DataDirsOptions) else ()
+
+
+def prepare_corpus(options: Options, out: Path) -> None:
     """Prepare a corpus below ``out``.
 
-    Writes a Kaldi data directory for each set (``out/train``, ``out/test`` and, where the
-    preparer makes one, ``out/dev``), the dictionary in Kaldi's form (``out/dict``, with
-    ``lm.arpa`` where the corpus has a language model) and, where audio is made, ``out/wav``.
+    Writes a Kaldi data directory for each set (``out/train``, ``out/dev`` and the test sets), the
+    dictionary in Kaldi's form where the corpus has one (``out/dict``, with ``lm.arpa`` where it
+    has a language model) and, where audio is made, ``out/wav``.
     What an earlier preparation left there is removed first. ``wav.scp`` holds absolute paths,
     so ``out`` cannot be moved afterwards.
 
@@ -49,4 +78,5 @@ def prepare_corpus(options: PreparerOptions, out: Path) -> None:
     """
     for name in ("train", "dev", "test", "dict", "wav"):
         shutil.rmtree(out / name, ignore_errors=True)
-    PREPARERS[options.preparer](options, out)
+    preparer = next(p for p in PREPARERS.values() if isinstance(options, p.options))
+    preparer.prepare(options, out)

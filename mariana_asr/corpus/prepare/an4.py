@@ -7,6 +7,7 @@ import hashlib
 import logging
 import re
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
@@ -17,6 +18,7 @@ from mariana_asr.corpus.datadir import DataDir
 from mariana_asr.corpus.prepare.arpa import restrict_arpa
 from mariana_asr.corpus.prepare.dict_dir import SILENCE_PHONE, write_dict_dir
 from mariana_asr.corpus.prepare.download import PublicCorpus, find_corpus
+from mariana_asr.corpus.subset import hold_out_speakers
 from mariana_asr.errors import DataError, FormatError
 from mariana_asr.files import write_text
 from mariana_asr.options import Options
@@ -39,15 +41,19 @@ class An4Options(Options):
     """Which corpus to prepare."""
     corpus_dir: Path | None = None
     """Folder with AN4's etc/ and wav/; by default it is looked for, then downloaded."""
+    dev_speakers: float | list[str] = 0.1
+    """Training speakers to hold out as ``dev``, by name or as a fraction chosen by ``seed``."""
+    seed: int = 0
+    """Chooses the held-out speakers where ``dev_speakers`` is a fraction."""
 
 
 def prepare(options: An4Options, out: Path) -> None:
-    """Write the data directories ``train`` and ``test``, and ``dict`` with ``lm.arpa``.
+    """Write the data directories ``train``, ``dev`` and ``test``, and ``dict`` with ``lm.arpa``.
 
     Utterance ids are Kaldi's, with the speaker in front: ``fash-an251-b`` for the recording
-    ``an4_clstk/fash/an251-fash-b``. The corpus defines no development set; hold out training
-    speakers for one. An utterance without a readable 16 kHz recording is left out and listed
-    in ``skipped.txt`` of its set.
+    ``an4_clstk/fash/an251-fash-b``. The corpus defines no development set: some of its
+    training speakers are held out for one. An utterance without a readable 16 kHz recording is
+    left out and listed in ``skipped.txt`` of its set.
 
     Raises:
         DataError: The corpus is nowhere and cannot be fetched, or its texts are missing.
@@ -55,8 +61,11 @@ def prepare(options: An4Options, out: Path) -> None:
         StageError: A set has no usable recording.
     """
     root = find_corpus(AN4, options.corpus_dir)
-    for name in SETS:
-        _write_set(root, name, out / name)
+    train, dev = hold_out_speakers(
+        _read_set(root, "train", out / "train"), options.dev_speakers, options.seed
+    )
+    for data in (train, replace(dev, path=out / "dev"), _read_set(root, "test", out / "test")):
+        data.write()
     lexicon = _read_dictionary(root)
     phones = _read(root, "etc/an4.phone").split()
     write_dict_dir(out / "dict", lexicon, [phone for phone in phones if phone != SILENCE_PHONE])
@@ -66,7 +75,7 @@ def prepare(options: An4Options, out: Path) -> None:
     write_text(out / "dict" / "lm.arpa", language_model)
 
 
-def _write_set(root: Path, name: str, path: Path) -> None:
+def _read_set(root: Path, name: str, path: Path) -> DataDir:
     skipped = Skipped(f"preparing the {name} set of AN4")
     data = DataDir(path=path, utt2spk={})
     for recording, words in _transcripts(root, name):
@@ -84,7 +93,7 @@ def _write_set(root: Path, name: str, path: Path) -> None:
         data.text[utterance] = words
         data.wav[utterance] = str(file)
     skipped.finish(path / "skipped.txt", len(data.utt2spk))
-    data.write()
+    return data
 
 
 def _transcripts(root: Path, name: str) -> Iterator[tuple[str, str]]:
