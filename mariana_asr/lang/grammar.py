@@ -11,12 +11,13 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
 from mariana_asr.errors import FormatError, StageError, summarise
 from mariana_asr.files import atomic_file
 from mariana_asr.kaldi import kaldifst
 from mariana_asr.lang.fst_arrays import FstArrays, from_fst, read_fst, to_fst, write_fst
-from mariana_asr.lang.langdir import Lang, read_lang
+from mariana_asr.lang.langdir import Lang, read_lang, read_symbol_table
 from mariana_asr.lang.ngram import train_ngram
 from mariana_asr.lang.options import ArpaLm, NgramLm, SingleWordLm, WordLoopLm
 
@@ -84,8 +85,6 @@ def arpa_to_g(arpa: str | Path, words: str | Path, out_fst: str | Path) -> None:
     Raises:
         FormatError: The ARPA file is missing or malformed; the message names the line.
     """
-    from mariana_asr.lang.langdir import read_symbol_table
-
     arpa, words = Path(arpa), Path(words)
     table = read_symbol_table(words)
     if "#0" not in table:
@@ -191,11 +190,11 @@ def _has_cycle(fst: FstArrays) -> bool:
 
 
 def _acceptor(
-    source: "np.typing.NDArray[np.int32]",
-    target: "np.typing.NDArray[np.int32]",
-    labels: "np.typing.NDArray[np.int32]",
-    weight: "np.typing.NDArray[np.float32]",
-    final: "np.typing.NDArray[np.float32]",
+    source: NDArray[np.int32],
+    target: NDArray[np.int32],
+    labels: NDArray[np.int32],
+    weight: NDArray[np.float32],
+    final: NDArray[np.float32],
 ) -> "kaldifst.StdVectorFst":
     fst = to_fst(FstArrays(source, target, labels, labels, weight, final))
     kaldifst.arcsort(fst, sort_type="ilabel")

@@ -18,7 +18,7 @@ from mariana_asr.lang.fst_operations import (
     remove_symbols,
 )
 from mariana_asr.lang.grammar import grammar_problems
-from mariana_asr.lang.langdir import Lang, read_lang
+from mariana_asr.lang.langdir import Lang, kaldi_message, read_lang
 from mariana_asr.lang.options import GraphOptions
 
 logger = logging.getLogger(__name__)
@@ -71,7 +71,7 @@ def make_graph(
         )
     except RuntimeError as error:
         raise FormatError(
-            f"the decision tree has no model for a phone in context: {error}",
+            f"the decision tree has no model for a phone in context: {kaldi_message(error)}",
             where=lang.path,
             remedy="Use the lang directory that the model was trained with",
         ) from error
@@ -123,7 +123,7 @@ def _determinize(fst: "kaldifst.StdVectorFst", what: str) -> None:
     try:
         stopped_early = kaldifst.determinize_star(fst, max_states=limit, use_log=True)
     except RuntimeError as error:
-        raise StageError(f"cannot be determinised: {error}", where=what) from error
+        raise StageError(f"cannot be determinised: {kaldi_message(error)}", where=what) from error
     if stopped_early:
         raise StageError(
             f"cannot be determinised: more than {limit} states",

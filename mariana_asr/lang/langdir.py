@@ -4,11 +4,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mariana_asr.errors import FormatError
+from mariana_asr.errors import FormatError, summarise
 
 if TYPE_CHECKING:
     from mariana_asr.kaldi import kaldi_hmm_gmm
 
+_NEVER_SAID = frozenset(("<eps>", "<s>", "</s>", "#0"))
 _REMEDY = "Is it a lang directory as Kaldi's prepare_lang.sh makes it?"
 
 
@@ -76,9 +77,7 @@ class Lang:
         return {
             word
             for word, number in self.words.items()
-            if word in ("<eps>", "<s>", "</s>")
-            or number in disambiguation
-            or word.startswith("#nonterm")
+            if word in _NEVER_SAID or number in disambiguation or word.startswith("#nonterm")
         }
 
     def speakable_words(self) -> list[str]:
@@ -91,31 +90,26 @@ class Lang:
         lexicon = self.path / "phones" / "align_lexicon.int"
         if lexicon.exists():
             silence = {str(phone) for phone in self.silence_phones}
-            said = {row[0] for row in _read_rows(lexicon) if not silence.issuperset(row[2:])}
+            said = {row[0] for row in read_rows(lexicon) if not silence.issuperset(row[2:])}
             words = {word for word in words if str(self.words[word]) in said}
         return sorted(words)
 
     def transcript_to_ids(self, text: str) -> list[int]:
         """Map a transcript to word ids; words outside of the table become the unknown word."""
-        special = self._special
         return [
-            self.oov if word in special else self.words.get(word, self.oov) for word in text.split()
+            self.oov if word in _NEVER_SAID else self.words.get(word, self.oov)
+            for word in text.split()
         ]
 
     def oov_words(self, text: str) -> list[str]:
         """Words of a transcript that `transcript_to_ids` maps to the unknown word."""
-        special = self._special
-        return [word for word in text.split() if word not in self.words or word in special]
-
-    @property
-    def _special(self) -> frozenset[str]:
-        return frozenset(("<eps>", "<s>", "</s>", "#0"))
+        return [w for w in text.split() if w not in self.words or w in _NEVER_SAID]
 
     def topology(self) -> "kaldi_hmm_gmm.HmmTopology":
         """Parse the topologies for kaldi_hmm_gmm.
 
         Raises:
-            FormatError: The text is no topology.
+            FormatError: The text is no topology, or lacks one for some phones.
         """
         from mariana_asr.kaldi import kaldi_hmm_gmm
 
@@ -124,8 +118,17 @@ class Lang:
             topology.read(self.topo)
         except (RuntimeError, ValueError) as error:
             raise FormatError(
-                f"not an HMM topology: {error}", where=self.path / "topo", remedy=_REMEDY
+                f"not an HMM topology: {kaldi_message(error)}",
+                where=self.path / "topo",
+                remedy=_REMEDY,
             ) from error
+        covered = {int(phone) for phone in topology.phones}
+        missing = set(self.silence_phones + self.nonsilence_phones) - covered
+        if missing:
+            names = [name for name, number in self.phones.items() if number in missing]
+            raise FormatError(
+                f"no topology for the phones {summarise(names)}", where=self.path / "topo"
+            )
         return topology
 
 
@@ -147,7 +150,7 @@ def read_lang(path: str | Path) -> Lang:
     folder = path / "phones"
 
     def optional(name: str) -> list[list[str]] | None:
-        return _read_rows(folder / name) if (folder / name).exists() else None
+        return read_rows(folder / name) if (folder / name).exists() else None
 
     silence = _ids(folder / "silence.int", known)
     nonsilence = _ids(folder / "nonsilence.int", known)
@@ -188,6 +191,12 @@ def read_lang(path: str | Path) -> Lang:
     )
 
 
+def kaldi_message(error: Exception) -> str:
+    """Take what went wrong out of an error of the Kaldi wheels, without their source lines."""
+    lines = [line for line in str(error).splitlines() if line.strip()]
+    return " ".join(line.removeprefix("[E] ") for line in lines[1:]) or str(error)
+
+
 def read_symbol_table(path: str | Path) -> dict[str, int]:
     """Read an OpenFst symbol table in text form (``words.txt``, ``phones.txt``).
 
@@ -197,7 +206,7 @@ def read_symbol_table(path: str | Path) -> dict[str, int]:
     """
     path = Path(path)
     table: dict[str, int] = {}
-    for number, row in enumerate(_read_rows(path), 1):
+    for number, row in enumerate(read_rows(path), 1):
         where = f"{path}:{number}"
         if len(row) != 2 or not row[1].isdecimal():
             raise FormatError(f"expected 'symbol id', found {' '.join(row)!r}", where=where)
@@ -220,7 +229,12 @@ def _read(path: Path) -> str:
         raise FormatError("not UTF-8", where=path) from error
 
 
-def _read_rows(path: Path) -> list[list[str]]:
+def read_rows(path: Path) -> list[list[str]]:
+    """Read the words of each line that has any.
+
+    Raises:
+        FormatError: The file is missing or not UTF-8.
+    """
     return [line.split() for line in _read(path).split("\n") if line.strip()]
 
 
@@ -234,7 +248,7 @@ def _integers(words: list[str], path: Path, known: set[int]) -> list[int]:
 
 
 def _ids(path: Path, known: set[int]) -> list[int]:
-    return _integers([word for row in _read_rows(path) for word in row], path, known)
+    return _integers([word for row in read_rows(path) for word in row], path, known)
 
 
 def _one(ids: list[int], folder: Path) -> int:
