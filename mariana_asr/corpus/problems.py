@@ -1,6 +1,7 @@
 """What is wrong with a data directory, as a list for people to work through."""
 
 from collections import Counter
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -36,11 +37,11 @@ class ProblemList:
     in one more problem.
     """
 
-    def __init__(self, limit: int) -> None:
-        """``limit`` is the number of problems of one kind that are listed for one file."""
+    def __init__(self, limit: int, files: Iterable[Path]) -> None:
+        """List at most ``limit`` problems of one kind in one file; ``files`` gives their order."""
         self._limit = limit
         self._problems: list[tuple[int, int, Problem]] = []
-        self._files: dict[Path, int] = {}
+        self._files = {file: place for place, file in enumerate(files)}
         self._counts: Counter[tuple[Path, str, bool]] = Counter()
 
     def add(

@@ -6,7 +6,9 @@ odd. Bytes that are not UTF-8 are kept as lone surrogates, so that they can be w
 
 import math
 import operator
+import os
 import re
+import stat
 import unicodedata
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
@@ -131,10 +133,11 @@ def read_raw_table(path: Path, table_format: TableFormat) -> RawTable:
     elif lines:
         oddities[NO_FINAL_NEWLINE] = [len(lines)]
     if "\ufeff" in text:  # within a file too, where files with such a mark were joined
-        marked = [number for number, line in enumerate(lines, 1) if line.startswith("\ufeff")]
+        mark = re.compile("[\\s\ufeff]*\ufeff")
+        marked = [number for number, line in enumerate(lines, 1) if mark.match(line)]
         if marked:
             oddities[BYTE_ORDER_MARK] = marked
-            lines = [line.lstrip("\ufeff") for line in lines]
+            lines = [mark.sub("", line, count=1) if mark.match(line) else line for line in lines]
     # Removing them first keeps them from counting as odd whitespace at the ends of lines.
     if "\r" in text:
         returns = [number for number, line in enumerate(lines, 1) if line.endswith("\r")]
@@ -164,14 +167,16 @@ def file_problem(location: str) -> str | None:
     if location.startswith("~"):
         return f"{location}: ~ is not expanded"
     try:
-        file = Path(location)
-        if not file.exists():
-            return f"no such file: {location}"
-        if file.is_dir():
-            return f"is a folder: {location}"
-        return None if file.stat().st_size else f"empty file: {location}"
+        status = os.stat(location)
+    except FileNotFoundError:
+        return f"no such file: {location}"
     except (OSError, ValueError) as error:  # ValueError: a NUL byte in the name
         return f"cannot look up {location!r}: {error}"
+    if stat.S_ISDIR(status.st_mode):
+        return f"is a folder: {location}"
+    # Devices and named pipes have no size.
+    is_empty = stat.S_ISREG(status.st_mode) and not status.st_size
+    return f"empty file: {location}" if is_empty else None
 
 
 def archive_file(location: str) -> str:

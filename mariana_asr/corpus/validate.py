@@ -62,7 +62,7 @@ def validate_data_dir(
         jobs: Processes that read recordings.
     """
     path = Path(path)
-    problems = ProblemList(limit)
+    problems = ProblemList(limit, [path / name for name in FORMATS])
     if not path.is_dir():
         problems.add(path, None, "no such data directory", "Check its name", kind="directories")
         return problems.finish()

@@ -48,7 +48,7 @@ def measure_recordings(
     if not rates:
         return durations
     counts = Counter(rates.values())
-    usual = max(counts, key=lambda rate: (counts[rate], rate))
+    usual = counts.most_common(1)[0][0]
     for place, rate in rates.items():
         if rate != usual:
             problems.add(
@@ -107,7 +107,7 @@ def read_all_features(
         if key in frames and frames[key] != str(len(matrix)):
             add(place, f"{len(matrix)} frames, but utt2num_frames says {frames[key]}")
     counts = Counter(dimensions.values())
-    usual = max(counts, key=lambda dimension: (counts[dimension], dimension), default=0)
+    usual = counts.most_common(1)[0][0] if counts else 0
     for place, dimension in dimensions.items():
         if dimension != usual:
             add(place, f"{dimension} columns, but {counts[usual]} others have {usual}")
