@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from mariana_asr.decode.graph import Graph
 from mariana_asr.decode.lattice_file import RawLattice, lattice_from_bytes
 from mariana_asr.decode.options import DecodeOptions
-from mariana_asr.errors import DataError, FormatError
+from mariana_asr.errors import DataError, FormatError, MarianaError
 from mariana_asr.kaldi import kaldi_decoder
 
 
@@ -68,6 +68,9 @@ class LatticeDecoder:
         if lattice.start < 0:
             raise DataError("no path survived the search", where=where, remedy="Widen the beam")
         with tempfile.NamedTemporaryFile(suffix=".lat") as file:
-            lattice.write(file.name)
+            if not lattice.write(file.name):
+                raise MarianaError(
+                    "cannot write a temporary file; is the disk full?", where=file.name
+                )
             raw = lattice_from_bytes(Path(file.name).read_bytes(), where)
         return raw.scale_acoustic(1.0 / scale), bool(np.isfinite(decoder.final_relative_cost()))

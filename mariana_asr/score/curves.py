@@ -81,9 +81,9 @@ def gmm_chart(log: Sequence[Record]) -> Chart | None:
     """Log-likelihood a frame of a GMM's training, by iteration; None if the log has none.
 
     Args:
-        log: Objects with ``iteration`` and ``log_likelihood`` (a frame).
+        log: Objects with ``iteration`` and ``log_likelihood_per_frame``.
     """
-    points = _points(log, "iteration", "log_likelihood")
+    points = _points(log, "iteration", "log_likelihood_per_frame")
     if not points:
         return None
     title = "Log-likelihood"

@@ -34,7 +34,7 @@ NETWORK_LOG = [
         "accepted": False,
     },
 ]
-GMM_LOG = [{"iteration": i, "log_likelihood": -95.0 + i} for i in range(1, 6)]
+GMM_LOG = [{"iteration": i, "log_likelihood_per_frame": -95.0 + i} for i in range(1, 6)]
 
 
 class Page(HTMLParser):
