@@ -51,10 +51,19 @@ def options_from_assignments(cls: type[OptionsT], assignments: Iterable[str]) ->
     Raises:
         RecipeError: A word cannot be read, names no option of ``cls``, or has a bad value.
     """
+    return validated(cls, assignment_tree(assignments), "command line")
+
+
+def assignment_tree(assignments: Iterable[str]) -> dict[str, Any]:
+    """Make the tree of values that ``key.path=value`` words set.
+
+    Raises:
+        RecipeError: A word cannot be read.
+    """
     tree: dict[str, Any] = {}
     for path, value in parse_assignments(assignments):
         set_key(tree, path, value)
-    return validated(cls, tree, "command line")
+    return tree
 
 
 def set_key(tree: dict[str, Any], path: list[str], value: Any) -> None:

@@ -2,6 +2,7 @@
 
 import fcntl
 import logging
+import os
 import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -34,6 +35,7 @@ class Stage:
         options: The options that steer it, as plain values.
         after: Names of the stages whose outputs it reads; they come before it.
         files: Files outside the experiment whose content it reads.
+        published: Names of files that it writes into the experiment's folder, beside its own.
     """
 
     name: str
@@ -41,6 +43,7 @@ class Stage:
     options: Mapping[str, Any] = field(default_factory=dict)
     after: tuple[str, ...] = ()
     files: tuple[Path, ...] = ()
+    published: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -135,8 +138,11 @@ def _run_stage(planned: PlannedStage, folder: Path) -> float:
         "finished": _now(),
         "seconds": round(time.monotonic() - start, 2),
         "outputs": {
-            str(path.relative_to(folder)): path.stat().st_size
-            for path in sorted(folder.rglob("*"))
+            os.path.relpath(path, folder): path.stat().st_size
+            for path in (
+                *sorted(folder.rglob("*")),
+                *(folder.parent / name for name in planned.stage.published),
+            )
             if path.is_file() and path.name != UNFINISHED_RECORD
         },
     }

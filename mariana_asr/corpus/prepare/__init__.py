@@ -21,6 +21,7 @@ __all__ = [
     "EspeakDigitsOptions",
     "FsddOptions",
     "PreparerOptions",
+    "check_corpus",
     "corpus_files",
     "prepare_corpus",
     "preparer_options",
@@ -61,6 +62,16 @@ def preparer_options(name: str, assignments: Iterable[str]) -> Options:
 def corpus_files(options: Options) -> tuple[Path, ...]:
     """The files of a user's own that decide what a preparer makes; published corpora stay."""
     return options.files if isinstance(options, DataDirsOptions) else ()
+
+
+def check_corpus(options: Options) -> None:
+    """Check a user's own data directories; published corpora are found or fetched when prepared.
+
+    Raises:
+        DataError: A directory is missing or has problems.
+    """
+    if isinstance(options, DataDirsOptions):
+        data_dirs.read_sets(options)
 
 
 def prepare_corpus(options: Options, out: Path) -> None:

@@ -1,6 +1,7 @@
 """A user's own corpus: Kaldi data directories that exist already."""
 
 import logging
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Literal
@@ -16,6 +17,8 @@ from mariana_asr.options import Options
 logger = logging.getLogger(__name__)
 
 _PROBLEMS_SHOWN = 10
+FEATURES_FILE = "features.json"
+"""What features were computed with; it stays with them."""
 
 
 class DataDirsOptions(Options):
@@ -55,22 +58,33 @@ class DataDirsOptions(Options):
         return tuple(d / name for d in directories for name in names if (d / name).exists())
 
 
-def prepare(options: DataDirsOptions, out: Path) -> None:
-    """Check the directories and copy their tables to ``out``; audio stays where it is.
+def read_sets(options: DataDirsOptions) -> dict[str, DataDir]:
+    """Check the directories and read them: set names to data.
 
     Raises:
         DataError: A directory has problems; the first are listed, with how to see and mend all.
     """
-    train = _checked(options.train)
+    sets = {"train": _checked(options.train)}
     if options.dev is not None:
-        dev = _checked(options.dev)
+        sets["dev"] = _checked(options.dev)
     else:
-        train, dev = hold_out_speakers(train, options.dev_speakers, options.seed)
-        logger.info("dev set: %d speakers held out of %s", len(dev.spk2utt), options.train)
-    sets = {"train": train, "dev": dev}
-    sets |= {name: _checked(path) for name, path in options.test.items()}
-    for name, data in sets.items():
+        sets["train"], sets["dev"] = hold_out_speakers(
+            sets["train"], options.dev_speakers, options.seed
+        )
+    return sets | {name: _checked(path) for name, path in options.test.items()}
+
+
+def prepare(options: DataDirsOptions, out: Path) -> None:
+    """Copy the directories' tables to ``out``; audio and features stay where they are.
+
+    Raises:
+        DataError: A directory has problems.
+    """
+    for name, data in read_sets(options).items():
         replace(data, path=out / name).write()
+        if (data.path / FEATURES_FILE).exists():
+            shutil.copyfile(data.path / FEATURES_FILE, out / name / FEATURES_FILE)
+        logger.info("%s: %d utterances of %s", name, len(data.utt2spk), data.path)
 
 
 def _checked(path: Path) -> DataDir:

@@ -1,0 +1,88 @@
+"""What every command shares: its messages on the terminal, log files, and how it fails."""
+
+import logging
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import click
+from rich.console import Console
+from rich.logging import RichHandler
+from rich.table import Table
+
+from mariana_asr.errors import MarianaError
+
+_LINE = logging.Formatter("%(asctime)s %(levelname)s %(message)s", "%Y-%m-%d %H:%M:%S")
+
+
+class Commands(click.Group):
+    """A group whose commands are imported when they are called, so that starting is quick.
+
+    A user's error becomes one message and exit status 1, without a traceback.
+    """
+
+    def __init__(self, *args: Any, commands_in: dict[str, str], **kwargs: Any) -> None:
+        """``commands_in`` maps a command's name to the module below ``cli`` that holds it."""
+        super().__init__(*args, **kwargs)
+        self._modules = commands_in
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """Names of all commands, in the order of the flow."""
+        return list(self._modules)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """Import a command."""
+        from importlib import import_module
+
+        if cmd_name not in self._modules:
+            return None
+        return import_module(f"mariana_asr.cli.{self._modules[cmd_name]}").command
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run a command; print a user's error without a traceback."""
+        try:
+            return super().invoke(ctx)
+        except MarianaError as error:
+            logging.getLogger("mariana_asr").error("%s", error)
+            ctx.exit(1)
+        except KeyboardInterrupt:
+            click.echo("Interrupted; the same command goes on from here.", err=True)
+            ctx.exit(130)
+
+
+def start_logging(*, verbose: bool = False) -> None:
+    """Send log messages to standard error: coloured on a terminal, plain lines elsewhere."""
+    handler: logging.Handler
+    if sys.stderr.isatty():
+        handler = RichHandler(
+            console=Console(stderr=True), show_path=False, omit_repeated_times=False, markup=False
+        )
+    else:
+        handler = logging.StreamHandler()
+        handler.setFormatter(_LINE)
+    logger = logging.getLogger("mariana_asr")
+    for old in list(logger.handlers):
+        logger.removeHandler(old)
+    logger.addHandler(handler)
+    logger.setLevel(logging.DEBUG if verbose else logging.INFO)
+    logger.propagate = False
+
+
+def log_to_file(path: Path) -> None:
+    """Append log messages to a file as plain lines, beside those on the terminal."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handler = logging.FileHandler(path, encoding="utf-8")
+    handler.setFormatter(_LINE)
+    logging.getLogger("mariana_asr").addHandler(handler)
+
+
+def print_table(title: str, header: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
+    """Print a table on standard output; words to the left, numbers to the right."""
+    table = Table(title=title, title_justify="left")
+    for column, name in enumerate(header):
+        numeric = rows and all(isinstance(row[column], int | float) for row in rows)
+        table.add_column(name, justify="right" if numeric else "left", overflow="fold")
+    for row in rows:
+        table.add_row(*(f"{v:.2f}" if isinstance(v, float) else str(v) for v in row))
+    Console(width=None if sys.stdout.isatty() else 120).print(table)

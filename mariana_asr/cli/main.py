@@ -1,0 +1,37 @@
+"""The command ``mariana-asr``."""
+
+import click
+
+from mariana_asr import __version__
+from mariana_asr.cli.console import Commands, start_logging
+
+
+@click.group(
+    cls=Commands,
+    commands_in={
+        "train": "train",
+        "validate": "validate",
+        "prepare": "prepare",
+        "features": "features",
+        "lang": "lang",
+        "train-mono": "train_mono",
+        "align": "align",
+        "graph": "graph",
+        "train-nnet": "train_nnet",
+        "decode": "decode",
+        "score": "score",
+        "info": "info",
+        "doctor": "doctor",
+    },
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+)
+@click.version_option(__version__, prog_name="mariana-asr")
+@click.option("--verbose", is_flag=True, help="Also say what only a developer wants to know.")
+def main(verbose: bool) -> None:
+    """Train acoustic models for speech recognition, from recordings to a word error rate.
+
+    `train` runs a whole recipe. The other commands are its stages, one at a time, on Kaldi's
+    directories; words of the form KEY=VALUE after their arguments set the options that the
+    recipe's sections have.
+    """
+    start_logging(verbose=verbose)

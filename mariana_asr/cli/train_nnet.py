@@ -1,0 +1,36 @@
+"""``mariana-asr train-nnet``: a network on features and alignments."""
+
+from pathlib import Path
+
+import click
+
+from mariana_asr.cli.arguments import assignments_argument, existing_dir, new_path
+from mariana_asr.corpus.datadir import read_data_dir
+from mariana_asr.options import options_from_assignments
+from mariana_asr.recipe.network import pack_frames, train_acoustic_model
+from mariana_asr.recipe.schema import NetworkSections
+
+
+@click.command("train-nnet")
+@click.argument("data", type=existing_dir)
+@click.argument("ali", type=existing_dir)
+@click.argument("held_out_data", type=existing_dir)
+@click.argument("held_out_ali", type=existing_dir)
+@click.argument("out", type=new_path)
+@assignments_argument(
+    "the options of the recipe's sections `model` and `train`, such as model.hidden_dim=2048"
+)
+def command(
+    data: Path,
+    ali: Path,
+    held_out_data: Path,
+    held_out_ali: Path,
+    out: Path,
+    assignments: tuple[str, ...],
+) -> None:
+    """Train a network on DATA with the alignments ALI, watched on the held-out pair, into OUT."""
+    options = options_from_assignments(NetworkSections, assignments)
+    frames = out / "frames"
+    pack_frames(read_data_dir(data), ali, options.model.transform, frames / "train")
+    pack_frames(read_data_dir(held_out_data), held_out_ali, options.model.transform, frames / "dev")
+    train_acoustic_model(frames / "train", frames / "dev", ali, options.model, options.train, out)
