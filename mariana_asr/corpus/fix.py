@@ -1,6 +1,7 @@
 """Repairing a Kaldi data directory, as Kaldi's utils/fix_data_dir.sh does."""
 
 import shutil
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -50,6 +51,15 @@ class FixReport:
     def kept(self) -> int:
         """Number of utterances after."""
         return self.total - len(self.dropped)
+
+    def __str__(self) -> str:
+        """Say what was done, a line each; the remaining problems print themselves."""
+        lines = [f"{self.path}: kept {self.kept} of {self.total} utterances", *self.changes]
+        for reason, count in Counter(self.dropped.values()).most_common(10):
+            lines.append(f"dropped {count}: {reason}")
+        if self.changes:
+            lines.append(f"originals are in {self.path / BACKUP}")
+        return "\n".join(lines)
 
 
 @dataclass

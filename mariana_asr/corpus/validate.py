@@ -9,7 +9,7 @@ from itertools import pairwise
 from pathlib import Path
 
 from mariana_asr.corpus.audio import is_command, segment_problem
-from mariana_asr.corpus.datadir import FIX_REMEDY, parse_segment
+from mariana_asr.corpus.datadir import parse_segment
 from mariana_asr.corpus.problems import Problem, ProblemList
 from mariana_asr.corpus.tables import (
     FORMATS,
@@ -105,7 +105,9 @@ def _read_tables(
                     file,
                     None,
                     "no such file",
-                    FIX_REMEDY if name == "spk2utt" else "See docs/data.md for what it holds",
+                    "--fix makes it from utt2spk"
+                    if name == "spk2utt"
+                    else "See docs/data.md for what it holds",
                     kind="missing files",
                     fixable=name == "spk2utt",
                 )
@@ -142,6 +144,7 @@ def _check_oddities(table: RawTable, problems: ProblemList) -> None:
 
 def _check_values(table: RawTable, problems: ProblemList) -> None:
     wrong = table.format.value_problem
+    needed = table.format.role is Role.NEEDED
     for line, key, value in zip(table.lines, table.keys, table.values, strict=True):
         message = wrong(value)
         if message:
@@ -149,7 +152,7 @@ def _check_values(table: RawTable, problems: ProblemList) -> None:
                 table.path,
                 line,
                 f"{key!r}: {message}",
-                "Correct the line",
+                "Correct the line" + ("; --fix drops the utterance" if needed else ""),
                 kind="wrong lines",
                 fixable=table.format.role is not Role.INFORMATION,
             )

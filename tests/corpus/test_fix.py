@@ -69,6 +69,106 @@ def test_a_right_directory_has_no_problems_and_is_left_as_it_is(directory: Path)
     assert not (directory / ".backup").exists()
 
 
+def test_what_was_done_is_counted_with_reasons_and_originals_are_kept(tmp_path: Path) -> None:
+    folder = tmp_path / "data"
+    write_directory(folder, with_segments=False)
+    (tmp_path / "audio/bob-1.wav").unlink()
+    text = (folder / "text").read_bytes()
+    lines = text.replace(b"cid-2 one two", b"cid-2").splitlines(keepends=True)
+    (folder / "text").write_bytes(b"\r\n".join(reversed([line.strip() for line in lines])))
+    (folder / "spk2utt").unlink()
+    original = (folder / "text").read_bytes()
+    report = fix_data_dir(folder)
+    assert (report.kept, report.total) == (7, 9)
+    assert report.dropped == {
+        "bob-1": f"no such file: {tmp_path}/audio/bob-1.wav",
+        "cid-2": "text: empty transcript",
+    }
+    assert {
+        "text: 8 lines: Windows line ending",
+        "text: 1 line: last line does not end in a newline",
+        "text: 1 line: malformed, removed",
+        "text: 1 line: utterance that is not kept, removed",
+        "text: sorted",
+        "wav.scp: 2 lines: recording that is not kept, removed",
+        "spk2utt: made from utt2spk",
+    } <= set(report.changes)
+    assert "kept 7 of 9 utterances" in str(report)
+    assert "dropped 1: text: empty transcript" in str(report)
+    assert (folder / ".backup/text").read_bytes() == original
+    assert "cid-2 text: empty transcript\n" in (folder / ".backup/skipped.txt").read_text()
+    assert validate_data_dir(folder, need_feats=True) == []
+
+
+def test_an_older_backup_is_not_overwritten(directory: Path) -> None:
+    for extra in (b"x-1 a\n", b"x-2 b\n"):
+        with (directory / "text").open("ab") as text:
+            text.write(extra)
+        fix_data_dir(directory)
+    assert (directory / ".backup/text").read_bytes().endswith(b"x-1 a\n")
+    assert (directory / ".backup/text.2").read_bytes().endswith(b"x-2 b\n")
+
+
+def test_what_only_the_user_can_correct_is_told_and_left(directory: Path) -> None:
+    lines = (directory / "text").read_bytes().splitlines(keepends=True)
+    (directory / "text").write_bytes(b"".join(reversed(lines)).replace(b"one", b"caf\xe9", 1))
+    with (directory / "spk2gender").open("w") as genders:
+        genders.write("ann f\ncid x\n")
+    report = fix_data_dir(directory)
+    assert report.kept == 9
+    assert [problem.message for problem in report.remaining] == [
+        "not UTF-8",
+        "no line for speaker 'bob', which is in utt2spk",
+        "'cid': expected m or f, found 'x'",
+    ]
+    assert (directory / "text").read_bytes().count(b"caf\xe9") == 1
+
+
+def test_files_that_can_be_computed_again_are_removed_when_they_lack_lines(
+    directory: Path,
+) -> None:
+    for name in ("utt2num_frames", "cmvn.scp"):
+        lines = (directory / name).read_text().splitlines(keepends=True)
+        (directory / name).write_text("".join(lines[1:]))
+    report = fix_data_dir(directory)
+    assert report.kept == 9
+    assert "cmvn.scp: the file was removed, as it lacks 1 of 3 speakers" in report.changes
+    assert not (directory / "cmvn.scp").exists()
+    assert (directory / ".backup/cmvn.scp").exists()
+    assert not (directory / "utt2num_frames").exists()
+
+
+@pytest.mark.parametrize("name", ["text", "wav.scp", "feats.scp"])
+def test_nothing_is_changed_when_no_utterance_would_remain(directory: Path, name: str) -> None:
+    (directory / name).write_text("")
+    (directory / "spk2utt").unlink()
+    before = contents(directory)
+    with pytest.raises(DataError, match=r"no utterance would remain .*: no line"):
+        fix_data_dir(directory)
+    assert contents(directory) == before
+    assert not (directory / ".backup").exists()
+
+
+def test_without_utt2spk_nothing_can_be_fixed(directory: Path) -> None:
+    (directory / "utt2spk").unlink()
+    with pytest.raises(DataError, match="no utt2spk, so this cannot be fixed"):
+        fix_data_dir(directory)
+    with pytest.raises(DataError, match="no such data directory"):
+        fix_data_dir(directory / "nowhere")
+
+
+def test_a_tilde_is_expanded_where_the_file_is_found(
+    directory: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    home = directory.parent
+    monkeypatch.setenv("HOME", str(home))
+    wav = (directory / "wav.scp").read_text()
+    (directory / "wav.scp").write_text(wav.replace(f"{home}/", "~/"))
+    assert any("~ is not expanded" in str(p) for p in validate_data_dir(directory))
+    assert fix_data_dir(directory).kept == 9
+    assert (directory / "wav.scp").read_text() == wav
+
+
 def lines_of(folder: Path, name: str) -> list[bytes]:
     return [line + b"\n" for line in (folder / name).read_bytes().split(b"\n") if line.strip()]
 
