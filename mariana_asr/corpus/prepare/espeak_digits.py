@@ -68,7 +68,7 @@ class EspeakDigitsOptions(Options):
         "en-us+m6",
         "en-us+f2",
         "en-us+boris",
-        "en-us-nyc+Alicia",
+        "en-us-nyc+victor",
         "en+ed",
         "en+sandro",
         "en-gb-x-rp+robert",
@@ -85,7 +85,7 @@ class EspeakDigitsOptions(Options):
     """Least number of digits in a string."""
     longest: int = Field(default=7, ge=1)
     """Greatest number of digits in a string."""
-    snr_db: list[float] = Field(default=[20.0, 15.0, 10.0, 5.0], min_length=1)
+    snr_db: list[float] = Field(default=[15.0, 10.0, 5.0, 0.0], min_length=1)
     """Signal-to-noise ratios in dB; each string gets one of them, all equally often a voice."""
     noises: list[NoiseColour] = Field(default=["white", "pink"], min_length=1)
     """Colours of the noise; each string gets one at random."""
