@@ -34,7 +34,7 @@ OPTIONS = TrainOptions(
     l2_penalty=1e-6,
     minibatch_size=64,
     randomizer_size=1000,
-    checkpoint_every=3,
+    checkpoint_every=10,
     keep_checkpoints=3,
     device="cpu",
     schedule=NewbobOptions(max_iters=4),
@@ -175,7 +175,7 @@ def test_a_run_killed_at_any_step_and_resumed_ends_as_one_never_killed(stores, t
     try:
         # Some checkpoint of the first three epochs, in the middle or at the end of one, and then
         # a moment that no checkpoint marks.
-        wanted = random.randrange(2, 150)
+        wanted = random.randrange(10, 200)
         folder = CheckpointFolder(tmp_path / "killed" / "checkpoints", 1)
         deadline = time.monotonic() + 60
         while not folder.paths() or int(folder.paths()[-1].stem.split("-")[1]) < wanted:
