@@ -1,0 +1,61 @@
+"""Data that the tests of this room share: a made-up language, and some of AN4."""
+
+import numpy as np
+import pytest
+from made_speech import DIM, LEXICON, PHONES, Made, write_data_dir
+
+from mariana_asr.corpus.audio import read_audio
+from mariana_asr.corpus.datadir import DataDir
+from mariana_asr.features.mfcc import MfccOptions, compute_mfcc
+from mariana_asr.lang.dictionary import Dictionary
+from mariana_asr.lang.options import LangOptions
+from mariana_asr.lang.prepare import prepare_lang
+
+
+@pytest.fixture(scope="session")
+def made(tmp_path_factory) -> Made:
+    folder = tmp_path_factory.mktemp("made")
+    (folder / "lexicon.txt").write_text(
+        "".join(f"{word} {phones}\n" for word, phones in LEXICON.items())
+    )
+    options = LangOptions(position_dependent_phones=False)
+    lang = prepare_lang(Dictionary.from_lexicon(folder / "lexicon.txt"), options, folder / "lang")
+    random = np.random.default_rng(0)
+    means = random.normal(size=(len(PHONES), DIM)) * 6
+    feats, text, truth = {}, {}, {}
+    for number in range(40):
+        words = random.choice(list(LEXICON), size=random.integers(2, 6)).tolist()
+        phones = ["SIL"]
+        for word in words:
+            phones += LEXICON[word].split() + (["SIL"] if random.random() < 0.4 else [])
+        phones += [] if phones[-1] == "SIL" else ["SIL"]
+        frames = [
+            index
+            for phone in phones
+            for index in [PHONES.index(phone)] * int(random.integers(6, 16))
+        ]
+        utterance = f"s{number % 4}-{number:02}"
+        truth[utterance] = np.array(frames)
+        feats[utterance] = means[frames] + random.normal(size=(len(frames), DIM))
+        text[utterance] = " ".join(words)
+    speakers = {utterance: utterance.split("-")[0] for utterance in feats}
+    data = write_data_dir(folder / "data", feats, text, speakers)
+    return Made(data, lang, truth)
+
+
+@pytest.fixture(scope="session")
+def an4(corpora, tmp_path_factory) -> DataDir:
+    """The first 150 training utterances of AN4 with MFCC as the golden models saw them."""
+    options = MfccOptions(use_energy=False, dither=0.0, sample_frequency=16000)
+    feats, text, speakers = {}, {}, {}
+    places = (corpora / "an4/etc/an4_train.fileids").read_text().split()
+    lines = (corpora / "an4/etc/an4_train.transcription").read_text().splitlines()
+    for place, line in sorted(zip(places, lines, strict=True), key=lambda pair: pair[0])[:150]:
+        name, speaker, take = place.rsplit("/", 1)[1].split("-")
+        utterance = f"{speaker}-{name}-{take}"
+        (audio,) = (corpora / "an4/wav").glob(place + ".*")
+        feats[utterance] = compute_mfcc(read_audio(str(audio))[0], options)
+        words = line.rsplit("(", 1)[0].split()
+        text[utterance] = " ".join(word for word in words if word not in ("<s>", "</s>"))
+        speakers[utterance] = speaker
+    return write_data_dir(tmp_path_factory.mktemp("an4"), feats, text, speakers)
