@@ -122,6 +122,8 @@ def _ways_out(fst: FstArrays) -> NDArray[np.int64]:
 
 def _join_single_entries(fst: FstArrays) -> tuple[FstArrays, bool]:
     """Where one arc is the only way into a state, move that state's arcs to before the arc."""
+    if not len(fst.source):
+        return fst, False
     ways_in = np.bincount(fst.target, minlength=fst.num_states)
     ways_in[fst.start] += 1
     entry = np.full(fst.num_states, -1, dtype=np.intp)
@@ -179,6 +181,8 @@ def _join_single_entries(fst: FstArrays) -> tuple[FstArrays, bool]:
 
 def _join_single_exits(fst: FstArrays) -> tuple[FstArrays, bool]:
     """Where a state has one way out, lead the arcs that enter it past the state."""
+    if not len(fst.source):
+        return fst, False
     single = _ways_out(fst) == 1
     exit_arc = np.full(fst.num_states, -1, dtype=np.intp)
     exit_arc[fst.source] = np.arange(len(fst.source))

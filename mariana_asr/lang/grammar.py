@@ -217,14 +217,17 @@ def _word_ids(words: Sequence[str], lang: Lang) -> list[int]:
 def _arpa_words(plain: Path, shown: Path) -> set[str]:
     """Read the words of the unigram section."""
     words: set[str] = set()
-    inside = False
+    # What stands before \data\ is comment, and may show section marks.
+    begun = inside = False
     try:
         with plain.open(encoding="utf-8") as file:
             for line in file:
                 if line.startswith("\\"):
                     if inside:
                         break
-                    inside = line.strip() == "\\1-grams:"
+                    mark = line.strip()
+                    begun |= mark == "\\data\\"
+                    inside = begun and mark == "\\1-grams:"
                 elif inside and len(fields := line.split()) > 1:
                     words.add(fields[1])
     except UnicodeDecodeError as error:

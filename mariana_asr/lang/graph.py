@@ -118,8 +118,8 @@ def _compose_lexicon_and_grammar(lang: Lang) -> "kaldifst.StdVectorFst":
 
 
 def _determinize(fst: "kaldifst.StdVectorFst", what: str) -> None:
-    # Determinisation of an unfit grammar never ends; fit ones stay far below this.
-    limit = 20 * fst.num_states + 1_000_000
+    # Determinisation of an unfit grammar never ends; fit ones hardly grow.
+    limit = 10 * fst.num_states + 10_000
     try:
         stopped_early = kaldifst.determinize_star(fst, max_states=limit, use_log=True)
     except RuntimeError as error:

@@ -1,6 +1,7 @@
 """G from ARPA files, transcripts and lists of words."""
 
 import gzip
+import itertools
 import logging
 import math
 import random
@@ -71,7 +72,7 @@ def test_arpa_costs_follow_the_back_off_rule(toy_lang: Lang, tmp_path: Path) -> 
         # The best path may back off where an n-gram exists; here none gains by it.
         expected = -sum(
             math.log(arpa_probability(arpa, word, (before,)))
-            for before, word in zip(words, words[1:], strict=False)
+            for before, word in itertools.pairwise(words)
         )
         assert sentence_cost(toy_lang, text) == pytest.approx(expected, abs=1e-4)
 
@@ -105,11 +106,10 @@ def test_words_outside_of_the_dictionary_are_left_out_and_counted(
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
-        (("-0.7\ttwo", "x.7\ttwo"), r"line 9 .*Invalid n-gram data line"),
-        (("ngram 1=4", "ngram 1=9"), "not a valid ARPA file"),
+        (("-0.7\ttwo", "x.7\ttwo"), r"line 9 .*invalid n-gram logprob 'x.7'"),
+        (("one\t-0.2", "one\t-0.2\t-0.2"), "line 8 .*Invalid n-gram data line"),
         (("\\end\\", ""), "not a valid ARPA file"),
         (("\\1-grams:", "\\one-grams:"), "no .1-grams: section"),
-        (("one", "ONE"), "not a valid ARPA file|line"),
     ],
 )
 def test_malformed_arpa_is_an_error_and_not_the_end_of_the_process(
@@ -176,7 +176,7 @@ def test_single_word_accepts_one_word(toy_lang: Lang) -> None:
 
 @pytest.mark.parametrize("words", [["one", "zebra"], ["#0"], []])
 def test_grammar_of_unknown_words_is_an_error(toy_lang: Lang, words: list[str]) -> None:
-    with pytest.raises(StageError, match="dictionary lacks|no words"):
+    with pytest.raises(StageError, match=r"dictionary lacks|no words"):
         make_grammar(toy_lang.path, WordLoopLm(words=words))
 
 

@@ -129,7 +129,7 @@ def test_missing_or_unfit_parts_are_errors(toy_lang: Lang, an4_lang: Lang, tmp_p
     with pytest.raises(FormatError, match="the model has no HMM for the phones"):
         make_graph(an4_lang.path, tree, model, tmp_path / "graph")
     (toy_lang.path / "G.fst").write_bytes((an4_lang.path / "L.fst").read_bytes())
-    with pytest.raises(FormatError, match="another words.txt"):
+    with pytest.raises(FormatError, match=r"another words.txt"):
         make_graph(toy_lang.path, tree, model, tmp_path / "graph")
     assert not (tmp_path / "graph").exists()
 
@@ -158,7 +158,7 @@ def transducers(draw: st.DrawFn) -> FstArrays:
                 st.integers(0, states - 1),
                 st.integers(0, 2),
                 st.integers(0, 2),
-                st.floats(0.1, 3.0, width=32),
+                st.floats(0.125, 3.0, width=32),
             ),
             min_size=1,
             max_size=14,
@@ -199,7 +199,7 @@ def costs_of_strings(fst: FstArrays) -> dict[tuple[tuple[int, ...], tuple[int, .
     return best
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(transducers())
 def test_epsilon_removal_keeps_costs_of_paths_and_adds_no_arcs(fst: FstArrays) -> None:
     if not fst.num_states:
@@ -216,18 +216,18 @@ def test_epsilon_removal_keeps_costs_of_paths_and_adds_no_arcs(fst: FstArrays) -
 
 def test_epsilon_removal_joins_chains_and_keeps_back_off() -> None:
     # 0 -1:0-> 1 -0:5-> 2 -0:0-> 3, and a back-off state 4 that two arcs enter and two leave.
-    arcs = [(0, 1, 1, 0), (1, 2, 0, 5), (2, 3, 0, 0), (0, 4, 0, 0), (3, 4, 0, 0)]
+    arcs = [(0, 1, 1, 0), (1, 2, 0, 5), (2, 3, 0, 0), (0, 4, 0, 0), (5, 4, 0, 0)]
     arcs += [(4, 5, 2, 0), (4, 5, 3, 0), (3, 5, 4, 0)]
     columns = [np.array(column, dtype=np.int32) for column in zip(*arcs, strict=True)]
     final = np.full(6, np.inf, dtype=np.float32)
-    final[5] = 0.0
+    final[[3, 5]] = 0.0
     fst = FstArrays(*columns, np.full(len(arcs), 0.5, dtype=np.float32), final)
     smaller = connect(remove_epsilons_locally(fst))
     found = sorted(zip(smaller.ilabel, smaller.olabel, smaller.weight.round(3), strict=True))
     assert found == [(0, 0, 0.5), (0, 0, 0.5), (1, 5, 1.5), (2, 0, 0.5), (3, 0, 0.5), (4, 0, 0.5)]
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=25, deadline=None)
 @given(transducers())
 def test_pushing_keeps_costs_of_paths_and_evens_out_states(fst: FstArrays) -> None:
     if not len(fst.source):

@@ -68,7 +68,7 @@ def unsort(folder: Path) -> None:
         (rewrite("words.txt", "<eps> 0", "<eps> 77"), "words.txt: <eps> must have the id 0"),
         (rewrite("words.txt", "one 3", "one 4"), "words.txt: two symbols have one id"),
         (rewrite("words.txt", "one 3", "one"), "words.txt:4: expected 'symbol id'"),
-        (rewrite("words.txt", "one 3", "two 3"), "words.txt:7: the symbol 'two' comes twice"),
+        (rewrite("words.txt", "one 3", "two 3"), "words.txt:8: the symbol 'two' comes twice"),
         (rewrite("phones/silence.int", "1\n", ""), "silence.int:1: does not correspond"),
         (rewrite("phones/silence.csl", "1:2", "2:1"), "silence.csl: does not correspond"),
         (rewrite("phones/nonsilence.int", "12\n", "1\n"), "phone 1 is in silence.int and in"),
@@ -85,7 +85,6 @@ def unsort(folder: Path) -> None:
         ),
         (rewrite("phones/align_lexicon.int", "3 3", "3 4"), "align_lexicon.int:4: does not"),
         (rewrite("oov.int", "1", "999"), "'999' is not an id"),
-        (rewrite("topo", "</ForPhones>", "999 </ForPhones>"), "does not hold|topo|phone"),
         (rewrite("topo", " 12 ", " "), "topo: no topology for the phones"),
         (rewrite("topo", "<Topology>", "Topology"), "topo: not an HMM topology: Expected token"),
         (unsort, "L.fst: arcs are not sorted by output label"),
@@ -105,9 +104,7 @@ def unsort(folder: Path) -> None:
 def test_damage_is_told(toy_lang: Lang, damage: Callable[[Path], None], message: str) -> None:
     damage(toy_lang.path)
     problems = validate_lang(toy_lang.path)
-    assert problems
-    if "|" not in message or "shared|" in message:
-        assert message in "\n".join(problems)
+    assert message in "\n".join(problems)
 
 
 def test_missing_directory_is_an_error(tmp_path: Path) -> None:
