@@ -64,7 +64,7 @@ class FrameStoreWriter:
     ) -> None:
         """Targets are class ids from 0 to ``num_outputs - 1``; ``skipped`` may be shared."""
         self.directory = Path(directory)
-        self.num_outputs = num_outputs
+        self.num_outputs = int(num_outputs)
         self.options = options if options is not None else PackOptions()
         self.skipped = skipped if skipped is not None else Skipped("packing of frames")
         self.class_counts = np.zeros(num_outputs, dtype=np.int64)

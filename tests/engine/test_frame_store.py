@@ -27,7 +27,7 @@ def test_what_was_packed_is_read_back(tmp_path: Path, shard_megabytes):
     store = pack_frames(
         tmp_path / "store",
         packed,
-        num_outputs=9,
+        num_outputs=np.int64(9),
         options=PackOptions(shard_megabytes=shard_megabytes),
     )
     assert (len(store.shards) > 1) == (shard_megabytes == 1)
