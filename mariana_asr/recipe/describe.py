@@ -11,7 +11,7 @@ from mariana_asr.archives import iterate_matrices, read_int_vectors
 from mariana_asr.corpus.audio import open_audio_info
 from mariana_asr.corpus.datadir import read_data_dir, read_table
 from mariana_asr.engine.frame_store import FrameStore
-from mariana_asr.errors import DataError, FormatError
+from mariana_asr.errors import FormatError
 from mariana_asr.features.front_end import FRONT_END_FILE, FrontEnd, read_feature_dim
 from mariana_asr.lang.langdir import read_lang
 from mariana_asr.recipe.runner import RECORD, stage_seconds
@@ -149,25 +149,28 @@ def _frame_store(path: Path) -> Facts:
 
 
 def _archive(path: Path) -> Facts:
-    count = rows = 0
+    count = rows = bad = 0
     columns: set[int] = set()
-    low, high, bad = np.inf, -np.inf, 0
-    try:
-        for _, matrix in iterate_matrices(path):
-            count, rows = count + 1, rows + len(matrix)
-            columns.add(matrix.shape[-1])
-            low, high = min(low, matrix.min(initial=np.inf)), max(high, matrix.max(initial=-np.inf))
-            bad += not np.isfinite(matrix).all()
-    except (DataError, AttributeError, IndexError):
-        if path.suffix == ".scp":
-            raise
-        yield from _int_archive(path)
-        return
+    low, high = np.inf, -np.inf
+    for _, matrix in iterate_matrices(path):
+        count, rows = count + 1, rows + len(matrix)
+        columns.add(matrix.shape[-1])
+        low, high = min(low, matrix.min(initial=np.inf)), max(high, matrix.max(initial=-np.inf))
+        bad += not np.isfinite(matrix).all()
     yield "matrices", f"{count:,}"
     yield "rows", f"{rows:,}"
     yield "columns", ", ".join(str(c) for c in sorted(columns))
     yield "values", f"{low:g} to {high:g}"
     yield "matrices with NaN or infinity", str(bad)
+
+
+def _holds_integers(path: Path) -> bool:
+    """Whether an archive holds alignments: gzipped, or its first entry is a binary int vector."""
+    if path.suffix != ".ark":
+        return path.suffix == ".gz"
+    with open(path, "rb") as file:
+        _, _, entry = file.read(1024).partition(b" ")
+    return entry.startswith(b"\0B\4")
 
 
 def _int_archive(path: Path) -> Facts:
@@ -207,7 +210,7 @@ _FILES: list[Kind] = [
     ("GMM or transition model", _ending(".mdl"), _gmm),
     ("network", lambda path: path.name == "nnet.pt", _network),
     ("checkpoint", _ending(".ckpt", ".pt"), _checkpoint),
-    ("alignments", _ending(".gz"), _int_archive),
+    ("alignments", _holds_integers, _int_archive),
     ("archive", _ending(".ark", ".scp"), _archive),
     ("audio", _ending(".wav", ".flac", ".ogg", ".sph"), _audio),
 ]
