@@ -15,7 +15,6 @@ from mariana_asr.align.gmm import DiagGmms
 from mariana_asr.align.graphs import GraphCompiler
 from mariana_asr.align.model_io import (
     TransitionModel,
-    read_gmm_model,
     read_transition_model,
     transition_id_to_pdf,
 )
@@ -32,7 +31,6 @@ from mariana_asr.align.viterbi import BeamOptions, ScaleOptions
 from mariana_asr.archives import read_int_vectors, read_symbol_table, write_int_vectors
 from mariana_asr.corpus.datadir import DataDir
 from mariana_asr.errors import DataError, FormatError, summarise
-from mariana_asr.features.front_end import FrontEnd
 from mariana_asr.features.reading import iterate_features
 from mariana_asr.files import atomic_file, write_text
 from mariana_asr.lang.langdir import Lang
@@ -104,8 +102,7 @@ def align(
     options = options or AlignOptions()
     _check_phones(lang, model_dir)
     if acoustic_model is None:
-        gmm = read_gmm_model(model_dir / "final.mdl").gmm
-        acoustic_model = GmmAcousticModel(gmm, FrontEnd.load(model_dir))
+        acoustic_model = GmmAcousticModel.load(model_dir)
     front_end = acoustic_model.front_end
     front_end.check(data.path)
     report_oov_words(data, lang)

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from mariana_asr.align.model_io import TransitionModel
 from mariana_asr.align.tree_io import ContextDependency
-from mariana_asr.errors import DataError
+from mariana_asr.errors import DataError, FormatError
 from mariana_asr.kaldi import kaldi_hmm_gmm, kaldifst
 from mariana_asr.lang.fst_arrays import from_fst, read_fst, to_fst
 from mariana_asr.lang.langdir import Lang
@@ -64,8 +64,14 @@ class GraphCompiler:
         """Prepare the lexicon for a tree and a transition model.
 
         Raises:
-            FormatError: ``L.fst`` is missing or damaged.
+            FormatError: ``L.fst`` is missing or damaged, or tree and model do not fit.
         """
+        if tree.num_pdfs != transition_model.num_pdfs:
+            raise FormatError(
+                f"the tree has {tree.num_pdfs} pdfs, the transition model "
+                f"{transition_model.num_pdfs}",
+                remedy="Take tree and final.mdl from the same directory",
+            )
         # Transition probabilities change with every iteration; they join at the alignment.
         options = kaldi_hmm_gmm.TrainingGraphCompilerOptions(
             transition_scale=0.0, self_loop_scale=0.0
@@ -87,7 +93,11 @@ class GraphCompiler:
         try:
             fst = self._compiler.compile_graph_from_text(list(words))
         except RuntimeError as error:
-            raise DataError("no graph: a word of the transcript has no pronunciation") from error
+            if "phone2word_fst" in str(error):
+                what = "a word of the transcript has no pronunciation"
+            else:
+                what = str(error).strip().splitlines()[-1]
+            raise DataError(f"no graph: {what}") from error
         if fst.start < 0:
             raise DataError("no graph: the lexicon or the tree allows no path")
         arcs = from_fst(fst)

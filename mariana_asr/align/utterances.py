@@ -4,6 +4,7 @@ import logging
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Protocol
 
 import numpy as np
@@ -11,7 +12,7 @@ from numpy.typing import NDArray
 
 from mariana_asr.align.gmm import DiagGmms
 from mariana_asr.align.graphs import TrainingGraph
-from mariana_asr.align.model_io import TransitionModel, transition_id_to_pdf
+from mariana_asr.align.model_io import TransitionModel, read_gmm_model, transition_id_to_pdf
 from mariana_asr.align.viterbi import (
     AlignedPath,
     BeamOptions,
@@ -20,7 +21,7 @@ from mariana_asr.align.viterbi import (
     scaled_transition_log_probs,
 )
 from mariana_asr.corpus.datadir import DataDir
-from mariana_asr.errors import DataError, summarise
+from mariana_asr.errors import DataError, FormatError, summarise
 from mariana_asr.features.front_end import FrontEnd
 from mariana_asr.features.transform import TransformOptions
 from mariana_asr.kaldi import kaldi_hmm_gmm
@@ -53,6 +54,23 @@ class GmmAcousticModel:
 
     gmm: DiagGmms
     front_end: FrontEnd
+
+    @classmethod
+    def load(cls, model_dir: Path) -> "GmmAcousticModel":
+        """Read ``final.mdl`` and ``front_end.json``.
+
+        Raises:
+            FormatError: One is missing or damaged, or their dimensions differ.
+        """
+        gmm = read_gmm_model(model_dir / "final.mdl").gmm
+        front_end = FrontEnd.load(model_dir)
+        if gmm.dim != front_end.dim:
+            raise FormatError(
+                f"the GMMs have {gmm.dim} dimensions, front_end.json gives {front_end.dim}",
+                where=model_dir,
+                remedy="One of the two files is of another model",
+            )
+        return cls(gmm, front_end)
 
     def log_likelihoods(self, feats: NDArray[np.float32]) -> NDArray[np.float32]:
         """Log-likelihood of every frame under every pdf, (T, D) to (T, P)."""

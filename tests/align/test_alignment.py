@@ -217,6 +217,16 @@ def test_features_of_another_dimension_are_refused(made, trained, tmp_path, an4)
         align(an4, made.lang, trained, tmp_path)
 
 
+def test_files_of_different_models_are_refused(made, trained, golden, tmp_path):
+    shutil.copytree(trained, tmp_path / "model")
+    shutil.copy(golden / "an4_kaldi/mono/tree", tmp_path / "model/tree")
+    with pytest.raises(FormatError, match="the tree has 104 pdfs, the transition model 22"):
+        align(made.data, made.lang, tmp_path / "model", tmp_path / "ali")
+    FrontEnd(None, 4, DELTAS).save(tmp_path / "model")
+    with pytest.raises(FormatError, match=r"GMMs have 4 dimensions, front_end\.json gives 12"):
+        align(made.data, made.lang, tmp_path / "model", tmp_path / "ali")
+
+
 def test_a_missing_model_is_a_clear_error(made, tmp_path):
     with pytest.raises(FormatError, match=r"final\.mdl: no such file"):
         align(made.data, made.lang, tmp_path, tmp_path / "ali")
