@@ -40,6 +40,7 @@ class WittenBell:
         self.order = order
         self.counts: list[dict[History, dict[str, int]]] = [{} for _ in range(order)]
         self._known = {*self.vocabulary, EOS}
+        self._totals: dict[History, int] = defaultdict(int)
 
     def add(self, words: Iterable[str]) -> int:
         """Count the n-grams of a sentence.
@@ -61,6 +62,7 @@ class WittenBell:
                 context = history[len(history) - length :]
                 followers = self.counts[length].setdefault(context, defaultdict(int))
                 followers[word] += 1
+                self._totals[context] += 1
             history = (*history, word)[-self.order :]
         return unknown
 
@@ -69,7 +71,7 @@ class WittenBell:
         followers = self.counts[len(history)].get(history)
         if followers is None:
             return 1.0
-        return len(followers) / (sum(followers.values()) + len(followers))
+        return len(followers) / (self._totals[history] + len(followers))
 
     def probability(self, word: str, history: History) -> float:
         """p(word | history); the history has fewer words than the order."""
@@ -77,7 +79,7 @@ class WittenBell:
         followers = self.counts[len(history)].get(history)
         if followers is None:
             return lower
-        types, total = len(followers), sum(followers.values())
+        types, total = len(followers), self._totals[history]
         return (followers.get(word, 0) + types * lower) / (total + types)
 
     def arpa_lines(self) -> Iterator[str]:

@@ -89,7 +89,8 @@ def prepare(options: DataDirsOptions, out: Path) -> None:
 
 def _checked(path: Path) -> DataDir:
     has_features = (path / "feats.scp").exists()
-    problems = validate_data_dir(path, need_audio=not has_features)
+    # Commands in wav.scp are not run here; the features stage asks for --allow-pipes.
+    problems = validate_data_dir(path, need_audio=not has_features, allow_pipes=True)
     if problems:
         listed = "\n  ".join(str(problem) for problem in problems[:_PROBLEMS_SHOWN])
         raise DataError(
