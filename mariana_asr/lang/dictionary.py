@@ -14,7 +14,7 @@ SILENCE_NAMES = ("SIL", "SPN", "NSN")
 _FORBIDDEN_WORDS = {"<eps>", "<s>", "</s>"}
 _DISAMBIGUATION = re.compile(r"#(\d+|nonterm.*)")
 _POSITION = re.compile(r".*_[BEIS]")
-_REMEDY = "Correct the dictionary; docs/lang.md tells what its files hold"
+_REMEDY = "A lexicon has lines 'word phone phone ...', lexiconp.txt 'word probability phone ...'"
 
 
 @dataclass(frozen=True)

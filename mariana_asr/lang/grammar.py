@@ -57,7 +57,7 @@ def make_grammar(
         spoken = {word for text in texts for word in text.split()} & set(lang.words)
         vocabulary = set(lang.speakable_words()) | (spoken - lang.special_words - {lang.oov_word})
         train_ngram(texts, vocabulary, lm.order, lang.path / "lm.arpa")
-        arpa_to_g(lang.path / "lm.arpa", lang.path / "words.txt", out)
+        arpa_to_g(lang.path / "lm.arpa", lang.path / "words.txt", out, compare=False)
     else:
         words = lang.speakable_words() if lm.words is None else lm.words
         ids = _word_ids(words, lang)
@@ -71,7 +71,9 @@ def make_grammar(
         raise StageError("; ".join(problems), where=out)
 
 
-def arpa_to_g(arpa: str | Path, words: str | Path, out_fst: str | Path) -> None:
+def arpa_to_g(
+    arpa: str | Path, words: str | Path, out_fst: str | Path, *, compare: bool = True
+) -> None:
     """Make G of an ARPA language model (Kaldi's arpa2fst --disambig-symbol=#0).
 
     N-grams with words outside of the table are left out; how many words that concerns, and how
@@ -81,6 +83,7 @@ def arpa_to_g(arpa: str | Path, words: str | Path, out_fst: str | Path) -> None:
         arpa: The ARPA file, plain or gzipped (``.gz``).
         words: Symbol table of words, with ``#0``.
         out_fst: The file to write.
+        compare: Log how the two vocabularies differ.
 
     Raises:
         FormatError: The ARPA file is missing or malformed; the message names the line.
@@ -100,7 +103,8 @@ def arpa_to_g(arpa: str | Path, words: str | Path, out_fst: str | Path) -> None:
                     shutil.copyfileobj(packed, unpacked)
             except (OSError, EOFError) as error:
                 raise FormatError(f"cannot be unpacked: {error}", where=arpa) from error
-        _compare_vocabularies(arpa, _arpa_words(plain, arpa), table)
+        if compare:
+            _compare_vocabularies(arpa, _arpa_words(plain, arpa), table)
         result = subprocess.run(
             [sys.executable, "-c", _ARPA2FST, str(plain), str(temporary), str(words)],
             capture_output=True,

@@ -128,7 +128,7 @@ def _determinize(fst: "kaldifst.StdVectorFst", what: str) -> None:
         raise StageError(
             f"cannot be determinised: more than {limit} states",
             where=what,
-            remedy="Check G.fst with mariana-asr validate",
+            remedy="Does G give two costs to one word string, or lack #0 on back-off arcs?",
         )
     if not fst.num_states:
         raise StageError("nothing is left after composition", where=what)
@@ -136,8 +136,8 @@ def _determinize(fst: "kaldifst.StdVectorFst", what: str) -> None:
 
 def _check_model(lang: Lang, transition_model: "kaldi_hmm_gmm.TransitionModel") -> None:
     modelled = {int(phone) for phone in transition_model.phones}
-    phones = lang.silence_phones + lang.nonsilence_phones
-    missing = [name for name, number in lang.phones.items() if number in set(phones) - modelled]
+    unmodelled = set(lang.silence_phones + lang.nonsilence_phones) - modelled
+    missing = [name for name, number in lang.phones.items() if number in unmodelled]
     if missing:
         raise FormatError(
             f"the model has no HMM for the phones {summarise(missing)}",
