@@ -108,17 +108,30 @@ class Dictionary:
         )
 
 
-def read_dictionary(dict_dir: str | Path, *, position_dependent_phones: bool = True) -> Dictionary:
-    """Read a Kaldi dict directory; ``lexiconp.txt`` goes before ``lexicon.txt``.
+def read_dictionary(
+    dict_dir: str | Path, *, position_dependent_phones: bool = True, oov: str = "<UNK>"
+) -> Dictionary:
+    """Read a Kaldi dict directory, or a lexicon file alone.
+
+    In a directory ``lexiconp.txt`` goes before ``lexicon.txt``.
 
     Where neither ``silence_phones.txt`` nor ``nonsilence_phones.txt`` stands beside the lexicon,
     the phones are deduced as by `Dictionary.from_lexicon`. A pronunciation that comes twice is
     dropped with a warning. ``lexiconp_silprob.txt`` is not read.
 
+    Args:
+        dict_dir: The directory or lexicon file.
+        position_dependent_phones: Whether names like ``AH_B`` are refused.
+        oov: The unknown word, added where phones are deduced and the lexicon lacks it.
+
     Raises:
         DataError: Lists every problem of all files, with file and line.
     """
     folder = Path(dict_dir)
+    if folder.is_file():
+        return Dictionary.from_lexicon(
+            folder, oov=oov, position_dependent_phones=position_dependent_phones
+        )
     if not folder.is_dir():
         raise DataError("no such dict directory", where=folder)
     lexicon = next((folder / n for n in _LEXICONS if (folder / n).exists()), None)
@@ -127,7 +140,9 @@ def read_dictionary(dict_dir: str | Path, *, position_dependent_phones: bool = T
     if (folder / "lexiconp_silprob.txt").exists():
         logger.warning("%s: lexiconp_silprob.txt is not used, %s is", folder, lexicon.name)
     if not any((folder / f"{kind}_phones.txt").exists() for kind in ("silence", "nonsilence")):
-        return Dictionary.from_lexicon(lexicon, position_dependent_phones=position_dependent_phones)
+        return Dictionary.from_lexicon(
+            lexicon, oov=oov, position_dependent_phones=position_dependent_phones
+        )
 
     problems: list[str] = []
     silence = _read_phone_sets(folder / "silence_phones.txt", problems, position_dependent_phones)

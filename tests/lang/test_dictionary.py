@@ -120,6 +120,7 @@ def test_a_lexicon_alone_is_enough(tmp_path: Path) -> None:
     assert dictionary.nonsilence_phones == [["AH"], ["HH"], ["L"], ["OW"]]
     assert dictionary.pronunciations[-1] == Pronunciation("<UNK>", 1.0, ("SPN",))
     assert dictionary == Dictionary.from_lexicon(tmp_path / "lexicon.txt")
+    assert dictionary == read_dictionary(tmp_path / "lexicon.txt")
 
 
 def test_unknown_word_of_the_lexicon_is_kept(tmp_path: Path) -> None:
