@@ -7,7 +7,7 @@ import click
 from mariana_asr.cli.arguments import assignments_argument, existing_dir, new_path
 from mariana_asr.corpus.datadir import read_data_dir
 from mariana_asr.options import options_from_assignments
-from mariana_asr.recipe.network import pack_frames, train_acoustic_model
+from mariana_asr.recipe.network import pack_aligned_frames, train_acoustic_model
 from mariana_asr.recipe.schema import NetworkSections
 
 
@@ -31,6 +31,8 @@ def command(
     """Train a network on DATA with the alignments ALI, watched on the held-out pair, into OUT."""
     options = options_from_assignments(NetworkSections, assignments)
     frames = out / "frames"
-    pack_frames(read_data_dir(data), ali, options.model.transform, frames / "train")
-    pack_frames(read_data_dir(held_out_data), held_out_ali, options.model.transform, frames / "dev")
+    pack_aligned_frames(read_data_dir(data), ali, options.model.transform, frames / "train")
+    pack_aligned_frames(
+        read_data_dir(held_out_data), held_out_ali, options.model.transform, frames / "dev"
+    )
     train_acoustic_model(frames / "train", frames / "dev", ali, options.model, options.train, out)

@@ -165,12 +165,12 @@ def _archive(path: Path) -> Facts:
 
 
 def _holds_integers(path: Path) -> bool:
-    """Whether an archive holds alignments: gzipped, or its first entry is a binary int vector."""
+    """Whether an archive holds alignments: gzipped, or its first entry is an integer vector."""
     if path.suffix != ".ark":
         return path.suffix == ".gz"
     with open(path, "rb") as file:
         _, _, entry = file.read(1024).partition(b" ")
-    return entry.startswith(b"\0B\4")
+    return entry.startswith(b"\0B\4") or entry[:1].isdigit()
 
 
 def _int_archive(path: Path) -> Facts:

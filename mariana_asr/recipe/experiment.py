@@ -26,7 +26,7 @@ from mariana_asr.lang.langdir import Lang, read_lang
 from mariana_asr.lang.options import ArpaLm
 from mariana_asr.options import Options
 from mariana_asr.recipe.language import make_lang
-from mariana_asr.recipe.network import pack_frames, train_acoustic_model
+from mariana_asr.recipe.network import pack_aligned_frames, train_acoustic_model
 from mariana_asr.recipe.runner import Stage, run_stages, stage_seconds
 from mariana_asr.recipe.schema import Recipe
 from mariana_asr.score.report import REPORT_FILE, read_log, write_report
@@ -197,8 +197,8 @@ class Experiment:
     def frames(self, out: Path) -> None:
         """Features and targets, packed for training."""
         transform = self.recipe.model.transform
-        pack_frames(self._set(TRAIN), self.folder / "mono", transform, out / TRAIN)
-        pack_frames(self._set(DEV), self.folder / "align_dev", transform, out / DEV)
+        pack_aligned_frames(self._set(TRAIN), self.folder / "mono", transform, out / TRAIN)
+        pack_aligned_frames(self._set(DEV), self.folder / "align_dev", transform, out / DEV)
 
     def dnn(self, out: Path) -> None:
         """The network."""

@@ -2,26 +2,28 @@
 
 import logging
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
-from mariana_asr.align.alignment import read_alignments
+from mariana_asr.align.alignment import check_transition_ids, read_alignments
 from mariana_asr.align.model_io import read_transition_model, transition_id_to_pdf
 from mariana_asr.corpus.datadir import DataDir
 from mariana_asr.engine.frame_store import FrameStore
 from mariana_asr.engine.options import TrainOptions
-from mariana_asr.engine.packing import FrameStoreWriter
+from mariana_asr.engine.packing import pack_frames
 from mariana_asr.engine.summary import TrainSummary
 from mariana_asr.errors import DataError
-from mariana_asr.features.front_end import FrontEnd, TransformOptions, read_utterance_features
+from mariana_asr.features.front_end import FrontEnd, TransformOptions, iterate_features
 from mariana_asr.nnet.options import DnnOptions
 from mariana_asr.skipped import Skipped
 
 logger = logging.getLogger(__name__)
 
 
-def pack_frames(
+def pack_aligned_frames(
     data: DataDir, ali_dir: str | Path, transform: TransformOptions, out_dir: str | Path
 ) -> None:
     """Pack a data directory's features and the pdfs of its alignments into a frame store.
@@ -33,37 +35,26 @@ def pack_frames(
         out_dir: The frame store, with the front end (``front_end.json``) and ``skipped.txt``.
 
     Raises:
-        FormatError: The alignments or the model are missing or damaged.
-        DataError: The alignments belong to another model.
+        FormatError: The alignments or the model are missing, damaged, or of another model.
+        DataError: There are no features.
         StageError: No utterance has both features and an alignment.
     """
-    ali_dir, out_dir = Path(ali_dir), Path(out_dir)
-    pdfs = transition_id_to_pdf(read_transition_model(ali_dir / "final.mdl"))
+    ali_dir = Path(ali_dir)
+    transition_model = read_transition_model(ali_dir / "final.mdl")
+    pdfs = transition_id_to_pdf(transition_model)
     alignments = read_alignments(ali_dir)
-    front_end = FrontEnd.of(data, transform)
     skipped = Skipped(f"packing frames of {data.path.name}")
-    writer = FrameStoreWriter(out_dir, num_outputs=int(pdfs.max()) + 1, skipped=skipped)
-    with writer:
-        for utterance in data.utterances:
+
+    def aligned() -> Iterator[tuple[str, NDArray[np.float32], NDArray[np.int32]]]:
+        for utterance, features in iterate_features(data, transform, skipped=skipped):
             if utterance not in alignments:
                 skipped.add(utterance, f"no alignment in {ali_dir}")
                 continue
-            transition_ids = alignments[utterance]
-            if transition_ids.min(initial=1) < 1 or transition_ids.max(initial=1) >= len(pdfs):
-                raise DataError(
-                    f"utterance {utterance} has transition id {transition_ids.max()}, the model "
-                    f"has {len(pdfs) - 1}",
-                    where=ali_dir,
-                    remedy="Use the alignments and the final.mdl that belong together",
-                )
-            try:
-                features = read_utterance_features(data, utterance, transform)
-            except DataError as error:
-                skipped.add(utterance, str(error))
-                continue
-            writer.add(utterance, features, pdfs[transition_ids])
-    skipped.finish(out_dir / "skipped.txt", writer.num_utterances)
-    front_end.save(out_dir)
+            check_transition_ids(alignments[utterance], transition_model)
+            yield utterance, features, pdfs[alignments[utterance]]
+
+    pack_frames(out_dir, aligned(), num_outputs=transition_model.num_pdfs, skipped=skipped)
+    FrontEnd.of(data, transform).save(out_dir)
 
 
 def train_acoustic_model(
@@ -80,7 +71,7 @@ def train_acoustic_model(
     pdfs belong to, and what ``train_network`` writes.
 
     Args:
-        train_dir: Frame store to train on, by ``pack_frames``.
+        train_dir: Frame store to train on, by ``pack_aligned_frames``.
         held_out_dir: Frame store to watch the training on.
         ali_dir: Folder of the model that aligned them.
         model: The network.

@@ -8,7 +8,7 @@ from typing import Any
 import matplotlib
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator, NullFormatter, StrMethodFormatter
+from matplotlib.ticker import FixedLocator, MaxNLocator, NullLocator, StrMethodFormatter
 
 Record = Mapping[str, Any]
 """A line of a training's log: an epoch of a network or an iteration of a GMM."""
@@ -125,12 +125,11 @@ def _draw(
         axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=8))
         if logarithmic:
             axes.set_yscale("log")
+            # Ticks at the values themselves: a rate that is halved gives evenly spaced ones.
+            values = sorted({value for line in series for _, value in line.points})
+            axes.yaxis.set_major_locator(FixedLocator(values[:: 1 + len(values) // 9]))
             axes.yaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
-            values = [value for line in series for _, value in line.points]
-            if max(values) < 10 * min(values):
-                axes.yaxis.set_minor_formatter(StrMethodFormatter("{x:g}"))
-            else:
-                axes.yaxis.set_minor_formatter(NullFormatter())
+            axes.yaxis.set_minor_locator(NullLocator())
         if len(series) > 1:
             axes.legend(
                 frameon=False,
