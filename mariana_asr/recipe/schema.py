@@ -44,9 +44,7 @@ class NetworkSections(Options):
     """The sections that decide a network, where it is trained without a recipe."""
 
     model: DnnOptions = DnnOptions()
-    """The network."""
     train: TrainOptions = TrainOptions()
-    """Training of the network."""
 
 
 class ScoreSection(Options):
@@ -56,7 +54,7 @@ class ScoreSection(Options):
     """``wer`` counts words, ``cer`` characters."""
 
 
-class Recipe(NetworkSections):
+class Recipe(Options):
     """An experiment: everything that decides its outputs."""
 
     name: str
@@ -69,6 +67,8 @@ class Recipe(NetworkSections):
     """Acoustic features, with Kaldi's option names."""
     lang: LangSection = LangSection()
     align: AlignSection = AlignSection()
+    model: DnnOptions = DnnOptions()
+    train: TrainOptions = TrainOptions()
     decode: DecodeOptions = DecodeOptions()
     score: ScoreSection = ScoreSection()
 
