@@ -1,7 +1,7 @@
 """Kaldi archives (ark) and script files (scp) of matrices and integer vectors, through kaldiio."""
 
 import gzip
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
@@ -198,28 +198,3 @@ def _parse_int_vectors(content: bytes) -> Iterator[tuple[str, NDArray[np.int32]]
             end = len(content) if end < 0 else end
             yield key, np.array(content[start:end].split(), dtype=np.int32)
             position = end + 1
-
-
-def read_symbol_table(path: str | Path) -> dict[str, int]:
-    """Read ``symbol id`` lines (words.txt, phones.txt).
-
-    Raises:
-        FormatError: The file is missing, a line is not of that form, or a symbol comes twice.
-    """
-    table: dict[str, int] = {}
-    try:
-        lines = Path(path).read_text(encoding="utf-8").splitlines()
-    except FileNotFoundError as error:
-        raise FormatError("no such file", where=path) from error
-    for number, line in enumerate(lines, 1):
-        fields = line.split()
-        if len(fields) != 2 or not fields[1].lstrip("-").isdigit() or fields[0] in table:
-            raise FormatError(f"{line!r} is not a new symbol and its id", where=f"{path}:{number}")
-        table[fields[0]] = int(fields[1])
-    return table
-
-
-def write_symbol_table(path: str | Path, table: Mapping[str, int]) -> None:
-    """Write ``symbol id`` lines, atomically."""
-    with atomic_file(path) as temporary, open(temporary, "w", encoding="utf-8") as file:
-        file.writelines(f"{symbol} {number}\n" for symbol, number in table.items())

@@ -14,7 +14,6 @@ from mariana_asr.archives import (
     read_int_vectors,
     read_matrix,
     read_script,
-    read_symbol_table,
     write_int_vectors,
 )
 from mariana_asr.errors import DataError, FormatError
@@ -127,10 +126,3 @@ def test_a_damaged_archive_of_integers_is_a_format_error(tmp_path: Path, damage:
         path.write_bytes(b"RIFF....WAVE fmt x y")
     with pytest.raises(FormatError, match=r"ali\.ark"):
         read_int_vectors(path)
-
-
-@pytest.mark.parametrize("content", ["a\n", "a x\n", "a 1\na 2\n", "a 1 2\n"])
-def test_a_bad_symbol_table_is_a_format_error(tmp_path: Path, content: str) -> None:
-    (tmp_path / "words.txt").write_text(content)
-    with pytest.raises(FormatError, match=r"words\.txt:[12]"):
-        read_symbol_table(tmp_path / "words.txt")

@@ -28,12 +28,12 @@ from mariana_asr.align.utterances import (
     usable_utterances,
 )
 from mariana_asr.align.viterbi import BeamOptions, ScaleOptions
-from mariana_asr.archives import read_int_vectors, read_symbol_table, write_int_vectors
+from mariana_asr.archives import read_int_vectors, write_int_vectors
 from mariana_asr.corpus.datadir import DataDir
 from mariana_asr.errors import DataError, FormatError, summarise
 from mariana_asr.features.reading import iterate_features
 from mariana_asr.files import atomic_file, write_text
-from mariana_asr.lang.langdir import Lang
+from mariana_asr.lang.langdir import Lang, read_symbol_table
 from mariana_asr.parallel import parallel_map
 from mariana_asr.skipped import Skipped
 

@@ -12,7 +12,7 @@ from mariana_asr.cli.arguments import (
     new_path,
 )
 from mariana_asr.corpus.datadir import read_data_dir
-from mariana_asr.features.extract import make_features
+from mariana_asr.features.extract import extract_features
 from mariana_asr.features.options import feature_options
 from mariana_asr.options import assignment_tree
 
@@ -33,7 +33,7 @@ def command(
     assignments: tuple[str, ...],
 ) -> None:
     """Compute features and CMVN statistics of the data directory DATA into a new one, OUT."""
-    summary = make_features(
+    summary = extract_features(
         read_data_dir(data),
         out,
         feature_options(assignment_tree(assignments)),

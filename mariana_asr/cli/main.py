@@ -12,6 +12,8 @@ from mariana_asr.cli.console import Commands, start_logging
         "train": "train",
         "validate": "validate",
         "prepare": "prepare",
+        "subset": "subset",
+        "split": "split",
         "features": "features",
         "lang": "lang",
         "train-mono": "train_mono",

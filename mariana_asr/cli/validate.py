@@ -1,5 +1,6 @@
-"""``mariana-asr validate``: recipes and data directories, without running anything."""
+"""``mariana-asr validate``: recipes and directories, without running anything."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import click
@@ -8,6 +9,7 @@ from mariana_asr.cli.arguments import allow_pipes_option, existing_path, jobs_op
 from mariana_asr.corpus.fix import fix_data_dir
 from mariana_asr.corpus.validate import validate_data_dir
 from mariana_asr.errors import DataError, RecipeError
+from mariana_asr.lang.validate import validate_lang
 
 
 @click.command("validate")
@@ -27,7 +29,7 @@ def command(
     jobs: int,
     allow_pipes: bool,
 ) -> None:
-    """Check PATH, a recipe or a data directory, and list all that is wrong with it.
+    """Check PATH, a recipe, a data directory or a lang directory, and list what is wrong with it.
 
     A data directory is held to what Kaldi's validate_data_dir.sh asks; one with features need
     not have audio.
@@ -39,16 +41,20 @@ def command(
         return
     if overrides:
         raise DataError(f"{overrides[0]} overrides a recipe, and this is a folder", where=path)
-    if fix:
-        click.echo(str(fix_data_dir(path)))
-    problems = validate_data_dir(
-        path,
-        need_text=not no_text,
-        need_audio=not (path / "feats.scp").exists(),
-        read_data=read_data,
-        allow_pipes=allow_pipes,
-        jobs=jobs,
-    )
+    problems: Sequence[object]
+    if (path / "topo").exists():
+        problems = validate_lang(path)
+    else:
+        if fix:
+            click.echo(str(fix_data_dir(path)))
+        problems = validate_data_dir(
+            path,
+            need_text=not no_text,
+            need_audio=not (path / "feats.scp").exists(),
+            read_data=read_data,
+            allow_pipes=allow_pipes,
+            jobs=jobs,
+        )
     for problem in problems:
         click.echo(str(problem))
     if problems:

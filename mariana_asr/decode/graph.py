@@ -4,9 +4,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mariana_asr.archives import read_symbol_table
 from mariana_asr.errors import FormatError
 from mariana_asr.lang.fst_arrays import from_fst, read_fst
+from mariana_asr.lang.langdir import read_symbol_table
 
 
 @dataclass(frozen=True)

@@ -76,7 +76,7 @@ class _Computed:
     reason: str = ""
 
 
-def make_features(
+def extract_features(
     data: DataDir,
     out_dir: str | Path,
     options: MfccOptions | FbankOptions,
@@ -92,7 +92,10 @@ def make_features(
     features.json (the options) and skipped.txt. Its ``utt2spk`` is written last: a directory
     without it is not done.
 
-    A directory with features but without audio is adopted: see ``adopt_features``.
+    Where there are features but no audio, for example Kaldi's own, they are copied, so that what
+    follows does not depend on the place where they were, and CMVN statistics are computed.
+    Utterances whose features are missing, damaged, empty, NaN or of another dimension than most
+    are skipped and listed.
 
     Args:
         data: The data directory with the audio.
@@ -126,39 +129,6 @@ def make_features(
     computed = _computed(data, options, jobs, allow_pipes)
     settings = options.model_dump()
     return _write(data, Path(out_dir), computed, settings, "feature extraction", compress)
-
-
-def extract_features(
-    data: DataDir,
-    out_dir: str | Path,
-    options: MfccOptions | FbankOptions,
-    *,
-    compress: bool = False,
-    jobs: int = 1,
-    allow_pipes: bool = False,
-) -> DataDir:
-    """Do what ``make_features`` does, and return the data directory alone."""
-    return make_features(
-        data, out_dir, options, compress=compress, jobs=jobs, allow_pipes=allow_pipes
-    ).data
-
-
-def adopt_features(data: DataDir, out_dir: str | Path, *, compress: bool = False) -> DataDir:
-    """Take over the features that a data directory has, for example Kaldi's own.
-
-    They are copied, so that what follows does not depend on the place where they were, and
-    CMVN statistics are computed. Utterances whose features are missing, damaged, empty, NaN or
-    of another dimension than most are skipped and listed.
-
-    Raises:
-        DataError: There is no ``feats.scp``, or ``out_dir`` is the directory itself.
-        StageError: No utterance could be used.
-    """
-    if not data.feats:
-        raise DataError("no feats.scp, so there are no features to take over", where=data.path)
-    settings = read_feature_settings(data.path)
-    computed = _adopted(data)
-    return _write(data, Path(out_dir), computed, settings, "taking over features", compress).data
 
 
 def _computed(

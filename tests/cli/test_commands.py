@@ -87,6 +87,21 @@ def test_validate_checks_a_recipe_with_its_data(data_dir: Path, tmp_path: Path) 
     assert "unknown speakers: eve" in failed("validate", recipe, "corpus.dev_speakers=[eve]")
 
 
+def test_validate_checks_lang_directories(golden: Path) -> None:
+    assert "nothing wrong" in succeeded("validate", golden / "an4_kaldi" / "lang")
+
+
+def test_subset_and_split_write_right_directories(data_dir: Path, tmp_path: Path) -> None:
+    succeeded("subset", data_dir, tmp_path / "two", "--utterances", 2)
+    succeeded("subset", data_dir, tmp_path / "ann", "--speakers", "ann")
+    succeeded("split", data_dir, 2, tmp_path / "split")
+    for part, utterances in (("two", 2), ("ann", 2), ("split/1", 2), ("split/2", 1)):
+        succeeded("validate", tmp_path / part)
+        assert len((tmp_path / part / "text").read_text().splitlines()) == utterances
+    assert "unknown speakers: eve" in failed("subset", data_dir, tmp_path / "x", "--speakers=eve")
+    assert "either" in failed("subset", data_dir, tmp_path / "x")
+
+
 def test_train_refuses_a_misspelt_key_before_anything_runs(tmp_path: Path) -> None:
     recipe = tmp_path / "recipe.yaml"
     recipe.write_text("corpus: {preparer: an4}\ntrain: {learnin_rate: 1}\n")

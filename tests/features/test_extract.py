@@ -14,7 +14,7 @@ from mariana_asr.corpus.datadir import DataDir, Segment, read_data_dir
 from mariana_asr.errors import DataError, FormatError, StageError
 from mariana_asr.features.cmvn import accumulate_cmvn_stats
 from mariana_asr.features.compute import compute_features
-from mariana_asr.features.extract import adopt_features, extract_features, make_features
+from mariana_asr.features.extract import extract_features
 from mariana_asr.features.options import feature_options
 from mariana_asr.kaldi import kaldi_native_io
 
@@ -60,7 +60,7 @@ def skipped_of(out: Path) -> dict[str, str]:
 
 def test_the_output_is_a_whole_data_directory(data: DataDir, tmp_path: Path) -> None:
     out = tmp_path / "feats"
-    result = extract_features(data, out, OPTIONS)
+    result = extract_features(data, out, OPTIONS).data
     assert result == read_data_dir(out)
     assert result.text == data.text
     assert result.wav == data.wav
@@ -78,7 +78,7 @@ def test_the_output_is_a_whole_data_directory(data: DataDir, tmp_path: Path) -> 
 def test_cmvn_statistics_are_sums_over_the_speakers_utterances(
     data: DataDir, tmp_path: Path
 ) -> None:
-    result = extract_features(data, tmp_path / "feats", OPTIONS)
+    result = extract_features(data, tmp_path / "feats", OPTIONS).data
     feats = {u: read_matrix(location) for u, location in (result.feats or {}).items()}
     assert set(result.cmvn or {}) == {"ann", "bob"}
     ann = read_matrix((result.cmvn or {})["ann"])
@@ -87,8 +87,8 @@ def test_cmvn_statistics_are_sums_over_the_speakers_utterances(
 
 
 def test_kaldi_reads_the_features_compressed_or_not(data: DataDir, tmp_path: Path) -> None:
-    plain = extract_features(data, tmp_path / "plain", OPTIONS)
-    small = extract_features(data, tmp_path / "small", OPTIONS, compress=True)
+    plain = extract_features(data, tmp_path / "plain", OPTIONS).data
+    small = extract_features(data, tmp_path / "small", OPTIONS, compress=True).data
     for result, tolerance in ((plain, 0.0), (small, 0.5)):
         with kaldi_native_io.SequentialFloatMatrixReader(f"scp:{result.path}/feats.scp") as table:
             read = {key: np.array(matrix) for key, matrix in table}
@@ -101,8 +101,8 @@ def test_kaldi_reads_the_features_compressed_or_not(data: DataDir, tmp_path: Pat
 
 
 def test_several_processes_make_the_same_files(data: DataDir, tmp_path: Path) -> None:
-    one = extract_features(data, tmp_path / "one", OPTIONS, jobs=1)
-    two = extract_features(data, tmp_path / "two", OPTIONS, jobs=2)
+    one = extract_features(data, tmp_path / "one", OPTIONS, jobs=1).data
+    two = extract_features(data, tmp_path / "two", OPTIONS, jobs=2).data
     for name in ("feats.ark", "cmvn.ark", "utt2num_frames", "utt2spk"):
         assert (one.path / name).read_bytes() == (two.path / name).read_bytes()
 
@@ -119,7 +119,7 @@ def test_segments_have_the_features_of_their_part(data: DataDir, tmp_path: Path)
         wav={"call": str(path)},
         segments=segments | {"bob-c": Segment("call", 7.0, 8.0)},
     )
-    result = extract_features(cut, out, OPTIONS)
+    result = extract_features(cut, out, OPTIONS).data
     part = recording[8000:20000].astype(np.float32)
     expected = compute_features(part, 16000, OPTIONS)
     assert np.array_equal(read_matrix((result.feats or {})["ann-a"]), expected)
@@ -142,7 +142,7 @@ def test_bad_utterances_are_skipped_each_with_its_reason(data: DataDir, tmp_path
     data.wav["bad-gone"], data.utt2spk["bad-gone"] = "/nowhere/gone.wav", "bad"
     data.wav["bad-pipe"], data.utt2spk["bad-pipe"] = f"touch {tmp_path}/ran |", "bad"
     data.utt2spk["bad-nowav"] = "bad"
-    summary = make_features(data, tmp_path / "feats", OPTIONS)
+    summary = extract_features(data, tmp_path / "feats", OPTIONS)
     reasons = skipped_of(tmp_path / "feats")
     assert reasons == summary.skipped
     assert not (tmp_path / "ran").exists()
@@ -169,7 +169,7 @@ def test_bad_utterances_are_skipped_each_with_its_reason(data: DataDir, tmp_path
 
 def test_the_summary_counts_what_was_done(data: DataDir, tmp_path: Path) -> None:
     add(data, "bad-short", sound(0.02))
-    summary = make_features(data, tmp_path / "feats", OPTIONS)
+    summary = extract_features(data, tmp_path / "feats", OPTIONS)
     assert (summary.frames, summary.dim) == (48 + 68 + 88, 13)
     assert summary.audio_seconds == pytest.approx(0.5 + 0.7 + 0.9)
     assert summary.real_time_factor == pytest.approx(summary.wall_seconds / 2.1)
@@ -242,7 +242,7 @@ def test_features_without_audio_are_adopted_and_the_bad_ones_listed(
     from_kaldi: DataDir, tmp_path: Path
 ) -> None:
     out = tmp_path / "adopted"
-    result = adopt_features(from_kaldi, out)
+    result = extract_features(from_kaldi, out, OPTIONS).data
     assert result == read_data_dir(out)
     assert result.utterances == ["a-1", "a-2"]
     reasons = skipped_of(out)
@@ -262,16 +262,16 @@ def test_features_without_audio_are_adopted_and_the_bad_ones_listed(
 
 
 def test_extraction_adopts_where_there_is_no_audio(from_kaldi: DataDir, tmp_path: Path) -> None:
-    summary = make_features(from_kaldi, tmp_path / "out", OPTIONS)
+    summary = extract_features(from_kaldi, tmp_path / "out", OPTIONS)
     assert summary.data.utterances == ["a-1", "a-2"]
     assert summary.audio_seconds is None
     assert summary.real_time_factor is None
 
 
 def test_adopted_features_must_have_the_options_asked_for(data: DataDir, tmp_path: Path) -> None:
-    made = extract_features(data, tmp_path / "made", OPTIONS)
+    made = extract_features(data, tmp_path / "made", OPTIONS).data
     silent = DataDir(path=made.path, utt2spk=made.utt2spk, text=made.text, feats=made.feats)
-    again = extract_features(silent, tmp_path / "again", OPTIONS)
+    again = extract_features(silent, tmp_path / "again", OPTIONS).data
     assert json.loads((again.path / "features.json").read_text()) == OPTIONS.model_dump()
     other = feature_options({"num_ceps": 12})
     with pytest.raises(FormatError, match=r"num_ceps \(asked for: 12, there: 13\)"):
@@ -281,13 +281,11 @@ def test_adopted_features_must_have_the_options_asked_for(data: DataDir, tmp_pat
 def test_a_directory_with_neither_audio_nor_features_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="no audio, no features"):
         extract_features(DataDir(tmp_path / "x", {"a": "a"}), tmp_path / "y", OPTIONS)
-    with pytest.raises(DataError, match=r"no feats\.scp"):
-        adopt_features(DataDir(tmp_path / "x", {"a": "a"}), tmp_path / "y")
 
 
 def test_a_pickle_in_an_archive_is_not_loaded(tmp_path: Path, from_kaldi: DataDir) -> None:
     path = tmp_path / "evil.ark"
     path.write_bytes(b"a-1 PKL" + pickle.dumps(np.ones((3, 13))))
     (from_kaldi.feats or {})["a-1"] = f"{path}:4"
-    adopt_features(from_kaldi, tmp_path / "out")
+    extract_features(from_kaldi, tmp_path / "out", OPTIONS)
     assert "could run any code" in skipped_of(tmp_path / "out")["a-1"]

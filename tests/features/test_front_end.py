@@ -17,13 +17,14 @@ from mariana_asr.corpus.datadir import DataDir
 from mariana_asr.errors import DataError, FormatError, RecipeError
 from mariana_asr.features.cmvn import accumulate_cmvn_stats, apply_cmvn, apply_sliding_cmvn
 from mariana_asr.features.deltas import add_deltas
-from mariana_asr.features.extract import adopt_features
+from mariana_asr.features.extract import extract_features
 from mariana_asr.features.front_end import (
     FrontEnd,
     TransformOptions,
     iterate_features,
     read_utterance_features,
 )
+from mariana_asr.features.mfcc import MfccOptions
 from mariana_asr.features.options import feature_options
 from mariana_asr.options import validated
 from mariana_asr.skipped import Skipped
@@ -45,7 +46,9 @@ def noise(frames: int, dim: int = 13, seed: int = 0) -> NDArray[np.float32]:
 @pytest.fixture
 def data(tmp_path: Path) -> DataDir:
     matrices = {u: noise(30 + i, seed=i) for i, u in enumerate(["a1", "a2", "b1"])}
-    return adopt_features(write_features(tmp_path / "raw", matrices), tmp_path / "data")
+    return extract_features(
+        write_features(tmp_path / "raw", matrices), tmp_path / "data", MfccOptions()
+    ).data
 
 
 def raw(data: DataDir, utterance: str) -> NDArray[np.float32]:
