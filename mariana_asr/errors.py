@@ -26,9 +26,10 @@ class MarianaError(Exception):
         self.remedy = remedy
 
     def __str__(self) -> str:
-        """One line: ``where: what. remedy``."""
+        """One line, ``where: what. remedy``; a list of problems keeps its own lines."""
         text = f"{self.where}: {self.what}" if self.where is not None else self.what
-        return f"{text}. {self.remedy}" if self.remedy else text
+        separator = "\n" if "\n" in self.what else ". "
+        return f"{text}{separator}{self.remedy}" if self.remedy else text
 
 
 class DataError(MarianaError):
@@ -55,3 +56,8 @@ def summarise(items: Sequence[str], limit: int = 5) -> str:
     """Join the first few items for a message: ``a, b, c and 7 more``."""
     shown = ", ".join(items[:limit])
     return shown if len(items) <= limit else f"{shown} and {len(items) - limit} more"
+
+
+def counted(number: int, noun: str) -> str:
+    """A number with its noun: ``1 problem``, ``2 problems``."""
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"

@@ -8,7 +8,7 @@ import click
 from mariana_asr.cli.arguments import allow_pipes_option, existing_path, jobs_option
 from mariana_asr.corpus.fix import fix_data_dir
 from mariana_asr.corpus.validate import validate_data_dir
-from mariana_asr.errors import DataError, RecipeError
+from mariana_asr.errors import DataError, RecipeError, counted
 from mariana_asr.lang.validate import validate_lang
 
 
@@ -58,7 +58,7 @@ def command(
     for problem in problems:
         click.echo(str(problem))
     if problems:
-        raise DataError(f"{len(problems)} problems", where=path)
+        raise DataError(counted(len(problems), "problem"), where=path)
     click.echo(f"{path}: nothing wrong")
 
 

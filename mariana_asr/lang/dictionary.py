@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from mariana_asr.errors import DataError
+from mariana_asr.errors import DataError, counted
 
 logger = logging.getLogger(__name__)
 
@@ -133,7 +133,7 @@ def read_dictionary(
             folder, oov=oov, position_dependent_phones=position_dependent_phones
         )
     if not folder.is_dir():
-        raise DataError("no such dict directory", where=folder)
+        raise DataError("no such lexicon or dict directory", where=folder, remedy=_REMEDY)
     lexicon = next((folder / n for n in _LEXICONS if (folder / n).exists()), None)
     if lexicon is None:
         raise DataError("neither lexiconp.txt nor lexicon.txt", where=folder, remedy=_REMEDY)
@@ -296,9 +296,7 @@ def _raise(path: Path, problems: list[str]) -> None:
         if len(problems) > len(shown):
             shown.append(f"and {len(problems) - len(shown)} more")
         raise DataError(
-            f"{len(problems)} problem{'s' if len(problems) > 1 else ''} in the dictionary:\n  "
-            + "\n  ".join(shown)
-            + "\n",
+            f"{counted(len(problems), 'problem')} in the dictionary:\n  " + "\n  ".join(shown),
             where=path,
             remedy=_REMEDY,
         )

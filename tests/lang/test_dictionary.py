@@ -107,7 +107,7 @@ def test_empty_file_is_an_error(make_dict: MakeDict, name: str) -> None:
 
 
 def test_missing_folder_or_lexicon_is_an_error(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="no such dict directory"):
+    with pytest.raises(DataError, match="no such lexicon or dict directory"):
         read_dictionary(tmp_path / "nowhere")
     with pytest.raises(DataError, match=r"neither lexiconp.txt nor lexicon.txt"):
         read_dictionary(tmp_path)

@@ -11,7 +11,7 @@ from pydantic import Field, field_validator
 from mariana_asr.corpus.datadir import DataDir, read_data_dir
 from mariana_asr.corpus.subset import hold_out_speakers
 from mariana_asr.corpus.validate import validate_data_dir
-from mariana_asr.errors import DataError
+from mariana_asr.errors import DataError, counted
 from mariana_asr.options import Options
 
 logger = logging.getLogger(__name__)
@@ -94,7 +94,7 @@ def _checked(path: Path) -> DataDir:
     if problems:
         listed = "\n  ".join(str(problem) for problem in problems[:_PROBLEMS_SHOWN])
         raise DataError(
-            f"{len(problems)} problems:\n  {listed}\n",
+            f"{counted(len(problems), 'problem')}:\n  {listed}",
             where=path,
             remedy=f"`mariana-asr validate {path}` lists all, with --fix it mends what it can",
         )

@@ -1,0 +1,68 @@
+"""The recipes on real speech, whole, with the error rates that they have to reach."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+pytestmark = pytest.mark.recipes
+
+RECIPES = Path(__file__).parents[2] / "recipes"
+Rates = dict[tuple[str, str], float]
+"""(system, tuned_on) to the word error rate on the test set, in percent."""
+
+
+def train(recipe: Path, exp: Path) -> Rates:
+    command = [sys.executable, "-m", "mariana_asr.cli", "train", str(recipe), "--exp", str(exp)]
+    subprocess.run(command, check=True)
+    (experiment,) = exp.iterdir()
+    results = json.loads((experiment / "results.json").read_text())
+    return {(r["system"], r["tuned_on"]): r["percent"] for r in results if r["metric"] == "wer"}
+
+
+@pytest.fixture(scope="module")
+def an4(corpora: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Rates]:
+    exp = tmp_path_factory.mktemp("an4")
+    return exp / "an4", train(RECIPES / "an4" / "recipe.yaml", exp)
+
+
+def test_an4_monophones_are_near_kaldis(an4: tuple[Path, Rates]) -> None:
+    """Kaldi has 12.03% on the same recordings, scored in the same way."""
+    assert an4[1]["mono", "test"] <= 12.9
+
+
+def test_an4_network_is_clearly_better_than_its_gmm(an4: tuple[Path, Rates]) -> None:
+    rates = an4[1]
+    assert rates["dnn", "dev"] < 0.95 * rates["mono", "dev"]
+    assert rates["dnn", "test"] < 0.95 * rates["mono", "test"]
+
+
+def test_an4_by_shell_commands_gives_the_recipes_results(
+    an4: tuple[Path, Rates], tmp_path: Path
+) -> None:
+    script = RECIPES / "an4" / "run.sh"
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    done = subprocess.run(
+        ["bash", str(script), "--exp", str(tmp_path)],
+        capture_output=True,
+        text=True,
+        check=False,
+        env={**os.environ, "PATH": path},
+    )
+    assert done.returncode == 0, done.stderr
+    lines = [line.split("]")[0] for line in done.stdout.splitlines() if line.startswith("%WER")]
+    expected = [line.split("]")[0] for line in (an4[0] / "RESULTS").read_text().splitlines()]
+    assert lines == expected
+
+
+def test_fsdd_single_digits_of_the_official_split(corpora: Path, tmp_path: Path) -> None:
+    rates = train(RECIPES / "fsdd" / "single.yaml", tmp_path)
+    assert rates["dnn", "dev"] <= 3.0
+
+
+def test_fsdd_strings_of_a_speaker_left_out(corpora: Path, tmp_path: Path) -> None:
+    rates = train(RECIPES / "fsdd" / "recipe.yaml", tmp_path)
+    assert rates["dnn", "dev"] < 20.0
