@@ -284,7 +284,8 @@ _process: _Process | None = None
 
 def _set_up(data: DataDir, model_dir: Path, graph_dir: Path, options: DecodeOptions) -> None:
     global _process
-    scorer, graph = load_scorer(model_dir), read_graph(graph_dir)
+    scorer = load_scorer(model_dir, prior_scale=options.prior_scale)
+    graph = read_graph(graph_dir)
     decoder = LatticeDecoder(graph, scorer.pdf_of_transition_id, options)
     _process = _Process(data, scorer, graph, decoder, options)
 

@@ -70,8 +70,8 @@ class DnnScorer:
     Scores are log-posteriors minus log-priors: log-likelihoods up to a constant a frame.
     """
 
-    def __init__(self, model_dir: Path) -> None:
-        """Load the model.
+    def __init__(self, model_dir: Path, prior_scale: float = 1.0) -> None:
+        """Load the model; ``prior_scale`` multiplies its log-priors.
 
         Raises:
             FormatError: A file is missing or damaged.
@@ -80,16 +80,19 @@ class DnnScorer:
         from mariana_asr.nnet.acoustic_model import AcousticModel
 
         self._model = AcousticModel.load(model_dir / "nnet.pt")
+        self._prior_scale = prior_scale
         self.front_end = self._model.front_end
         self.pdf_of_transition_id = _pdfs(read_transition_model(model_dir / "final.mdl"))
 
     def log_likelihoods(self, features: NDArray[np.float32]) -> NDArray[np.float32]:
         """Score frames (T, D); returns (T, P)."""
-        return self._model.log_likelihoods(features)
+        return self._model.log_likelihoods(features, self._prior_scale)
 
 
-def load_scorer(model_dir: str | Path) -> Scorer:
+def load_scorer(model_dir: str | Path, *, prior_scale: float = 1.0) -> Scorer:
     """Load the acoustic model of a folder: the network if there is one, else the GMM.
+
+    ``prior_scale`` multiplies a network's log-priors; a GMM has none.
 
     Raises:
         FormatError: There is none, or it is damaged.
@@ -102,7 +105,7 @@ def load_scorer(model_dir: str | Path) -> Scorer:
             remedy="Train a model first, or name another folder",
         )
     if (model_dir / "nnet.pt").exists():
-        return DnnScorer(model_dir)
+        return DnnScorer(model_dir, prior_scale)
     return GmmScorer.load(model_dir)
 
 

@@ -36,8 +36,8 @@ class TrainOptions(Options):
     thus takes proportionally larger steps; no rate has to be scaled by hand.
     """
 
-    learning_rate: float = Field(default=0.008, gt=0.0)
-    """Learning rate per frame at the start. 0.008 is Kaldi's, for sigmoid networks."""
+    learning_rate: float = Field(default=0.004, gt=0.0)
+    """Learning rate per frame at the start. Kaldi's, for sigmoid networks, is 0.008."""
     schedule: NewbobOptions = NewbobOptions()
     """How the learning rate falls, and when training ends."""
     momentum: float = Field(default=0.0, ge=0.0, lt=1.0)

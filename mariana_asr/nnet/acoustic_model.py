@@ -104,11 +104,14 @@ class AcousticModel:
         """Number of pdfs."""
         return self.network.num_outputs
 
-    def log_likelihoods(self, features: NDArray[np.float32]) -> NDArray[np.float32]:
+    def log_likelihoods(
+        self, features: NDArray[np.float32], prior_scale: float = 1.0
+    ) -> NDArray[np.float32]:
         """Log-posterior minus log-prior of every pdf: log-likelihoods up to a constant a frame.
 
         Args:
             features: (T, D) what the front end gives of a whole utterance, unspliced.
+            prior_scale: What the log-priors are multiplied by (nnet-forward's --prior-scale).
 
         Returns:
             (T, P) float32.
@@ -126,7 +129,7 @@ class AcousticModel:
         scores = np.empty((length, self.num_pdfs), dtype=np.float32)
         device = self.network.output.weight.device
         frames = torch.as_tensor(np.ascontiguousarray(features, dtype=np.float32), device=device)
-        priors = torch.as_tensor(self.log_priors, device=device)
+        priors = prior_scale * torch.as_tensor(self.log_priors, device=device)
         offsets = window_offsets(self.network.left_context, self.network.right_context, device)
         with torch.inference_mode():
             for begin in range(0, length, CHUNK_FRAMES):

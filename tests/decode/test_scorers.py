@@ -62,3 +62,5 @@ def test_a_network_beside_the_transition_model_is_what_scores(mono: Path):
     with torch.no_grad():
         posteriors = torch.log_softmax(network.eval()(torch.from_numpy(frames)), dim=1).numpy()
     np.testing.assert_allclose(scorer.log_likelihoods(frames), posteriors - priors, atol=1e-5)
+    halved = load_scorer(mono, prior_scale=0.5)
+    np.testing.assert_allclose(halved.log_likelihoods(frames), posteriors - 0.5 * priors, atol=1e-5)
