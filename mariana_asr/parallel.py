@@ -9,9 +9,9 @@ from functools import partial
 from multiprocessing import get_context
 from typing import Any, TypeVar
 
-from threadpoolctl import threadpool_limits
-
 from mariana_asr.errors import StageError
+
+_THREAD_VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 
 ItemT = TypeVar("ItemT")
 ResultT = TypeVar("ResultT")
@@ -46,11 +46,15 @@ class WorkerPool:
     def __enter__(self) -> "WorkerPool":
         """Run ``setup``, here or in every process before its first item."""
         if self._jobs > 1:
+            # The cores are shared out by processes already, so each gets one thread. Numeric
+            # libraries read this as they are loaded, so it must stand before a process starts.
+            self._environment = {name: os.environ.get(name) for name in _THREAD_VARIABLES}
+            os.environ.update(dict.fromkeys(_THREAD_VARIABLES, "1"))
             self._pool = ProcessPoolExecutor(
                 self._jobs,
                 mp_context=get_context("spawn"),
-                initializer=_start_process,
-                initargs=(self._setup, self._setup_arguments),
+                initializer=self._setup,
+                initargs=self._setup_arguments,
             )
         elif self._setup is not None:
             self._setup(*self._setup_arguments)
@@ -60,6 +64,11 @@ class WorkerPool:
         """End the processes; what they have not begun is dropped."""
         if self._pool is not None:
             self._pool.shutdown(wait=True, cancel_futures=True)
+            for name, value in self._environment.items():
+                if value is None:
+                    del os.environ[name]
+                else:
+                    os.environ[name] = value
 
     def map(
         self, function: Callable[[ItemT], ResultT], items: Iterable[ItemT]
@@ -108,10 +117,3 @@ def parallel_map(
     """
     with WorkerPool(jobs, setup=setup, setup_arguments=setup_arguments) as pool:
         yield from pool.map(function, items)
-
-
-def _start_process(setup: Callable[..., None] | None, arguments: tuple[Any, ...]) -> None:
-    """Give each process one thread: the cores are shared out by processes already."""
-    if setup is not None:
-        setup(*arguments)
-    threadpool_limits(1)

@@ -56,3 +56,18 @@ def test_items_are_taken_only_as_results_are_used() -> None:
         next(results)
     assert taken < 100
     results.close()
+
+
+def _threads(_: int) -> str | None:
+    return os.environ.get("OMP_NUM_THREADS")
+
+
+def test_each_process_has_one_thread_and_this_one_keeps_its_own(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("OMP_NUM_THREADS", "7")
+    assert list(parallel_map(_threads, range(4), jobs=2)) == ["1"] * 4
+    assert os.environ["OMP_NUM_THREADS"] == "7"
+    monkeypatch.delenv("OMP_NUM_THREADS")
+    assert list(parallel_map(_threads, range(4), jobs=2)) == ["1"] * 4
+    assert "OMP_NUM_THREADS" not in os.environ
