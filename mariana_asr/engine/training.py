@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from mariana_asr.engine.checkpoint import CheckpointFolder
+from mariana_asr.engine.device import choose_device
 from mariana_asr.engine.evaluation import Evaluation, evaluate
 from mariana_asr.engine.frame_store import FrameStore
 from mariana_asr.engine.options import NewbobOptions, TrainOptions
@@ -100,21 +101,6 @@ def train_network(
                 remedy=f"Lower train.minibatch_size (now {options.minibatch_size}), "
                 f"train.randomizer_size (now {options.randomizer_size}) or the network's size",
             ) from error
-
-
-def choose_device(name: str) -> torch.device:
-    """The device that ``auto``, ``cpu`` or ``cuda`` names on this machine.
-
-    Raises:
-        StageError: A GPU is asked for and there is none.
-    """
-    if name == "cuda" and not torch.cuda.is_available():
-        raise StageError(
-            "train.device is cuda, but torch finds no GPU", remedy="Use train.device=auto or cpu"
-        )
-    if name == "cpu" or not torch.cuda.is_available():
-        return torch.device("cpu")
-    return torch.device("cuda", torch.cuda.current_device())
 
 
 def _check_store(network: Any, store: FrameStore, name: str) -> None:

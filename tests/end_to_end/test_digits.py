@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -10,6 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import yaml
 from click.testing import CliRunner
 
 from mariana_asr.cli.main import main
@@ -140,6 +142,23 @@ def test_stages_run_alone_on_kaldi_directories(finished: Path, tmp_path: Path) -
         assert command("info", exp / stage)
 
 
+def without_times(results: list[dict[str, object]]) -> list[dict[str, object]]:
+    return [{k: v for k, v in result.items() if k != "rtf"} for result in results]
+
+
+def test_a_recipe_may_start_from_features_without_audio(finished: Path, tmp_path: Path) -> None:
+    made = finished / "exp" / "digits"
+    for name in ("train", "dev", "test"):
+        shutil.copytree(made / "features" / name, tmp_path / name)
+        (tmp_path / name / "wav.scp").unlink()
+    recipe = yaml.safe_load(RECIPE)
+    recipe["corpus"] = {"train": "train", "dev": "dev", "test": "test"}
+    recipe["lang"]["lexicon"] = str(made / "corpus" / "dict")
+    (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(recipe))
+    run(tmp_path)
+    assert without_times(results_of(tmp_path)) == without_times(results_of(finished))
+
+
 @pytest.mark.parametrize("moment", ["stage features: running", "iteration 5", "epoch 2"])
 def test_a_run_killed_at_any_moment_ends_as_one_never_killed(
     finished: Path, tmp_path: Path, moment: str
@@ -155,9 +174,6 @@ def test_a_run_killed_at_any_moment_ends_as_one_never_killed(
     process.communicate()
     output = run(tmp_path)
     assert "an earlier run was interrupted" in output
-
-    def without_times(results: list[dict[str, object]]) -> list[dict[str, object]]:
-        return [{k: v for k, v in result.items() if k != "rtf"} for result in results]
 
     assert without_times(results_of(tmp_path)) == without_times(results_of(finished))
     models = [

@@ -23,7 +23,14 @@ COUNTS = np.array([10, 0, 30, 60])
 def make_model(**options):
     transform = TransformOptions(delta_order=1)
     settings = DnnOptions(
-        hidden_layers=2, hidden_dim=16, left_context=3, right_context=1, transform=transform
+        hidden_layers=2,
+        hidden_dim=16,
+        left_context=3,
+        right_context=1,
+        transform=transform,
+        activation="sigmoid",
+        batch_norm=False,
+        dropout=0.0,
     ).model_copy(update=options)
     network = build_network(settings, frame_dim=6, num_outputs=4, seed=9)
     rng = np.random.default_rng(1)

@@ -10,10 +10,13 @@ from mariana_asr.features.splice import splice
 from mariana_asr.nnet.dnn import Dnn, DnnOptions
 from mariana_asr.nnet.splicing import gather_windows, window_offsets
 
+PLAIN = {"batch_norm": False, "dropout": 0.0}
+KALDI = {**PLAIN, "activation": "sigmoid"}
+
 
 def test_shapes_and_number_of_parameters_are_those_of_the_kaldi_setup():
     # golden/README.md: 39 values, splice 5, 4x512 sigmoid; 704 outputs.
-    network = Dnn(DnnOptions(hidden_dim=512), frame_dim=39, num_outputs=704)
+    network = Dnn(DnnOptions(hidden_dim=512, **KALDI), frame_dim=39, num_outputs=704)
     assert network(torch.zeros(3, 429)).shape == (3, 704)
     expected = 429 * 512 + 512 + 3 * (512 * 512 + 512) + 512 * 704 + 704
     assert sum(parameter.numel() for parameter in network.parameters()) == expected
@@ -22,7 +25,7 @@ def test_shapes_and_number_of_parameters_are_those_of_the_kaldi_setup():
 def test_sigmoid_networks_begin_as_kaldi_nnet1_does():
     # make_nnet_proto.py: ParamStddev 0.1 * 35 * sqrt(2 / (in + out)), first layer * sqrt(1 / 12);
     # BiasMean -2, BiasRange 4; output bias 0 with BiasLearnRateCoef 0.1.
-    network = Dnn(DnnOptions(hidden_dim=800), frame_dim=40, num_outputs=600)
+    network = Dnn(DnnOptions(hidden_dim=800, **KALDI), frame_dim=40, num_outputs=600)
     linear = [layer for layer in network.modules() if isinstance(layer, nn.Linear)]
     assert [(layer.in_features, layer.out_features) for layer in linear] == [
         (440, 800),
@@ -46,7 +49,7 @@ def test_sigmoid_networks_begin_as_kaldi_nnet1_does():
 
 
 def test_rectified_networks_keep_the_variance_from_layer_to_layer():
-    network = Dnn(DnnOptions(activation="relu", hidden_dim=800), frame_dim=40, num_outputs=600)
+    network = Dnn(DnnOptions(hidden_dim=800, **PLAIN), frame_dim=40, num_outputs=600)
     inputs = torch.randn(500, 440, generator=torch.Generator().manual_seed(1))
     assert network.hidden(inputs).square().mean().item() == pytest.approx(1, rel=0.3)
 
