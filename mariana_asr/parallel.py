@@ -6,7 +6,8 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from functools import partial
-from multiprocessing import get_context
+from multiprocessing import get_context, parent_process
+from threading import Thread
 from typing import Any, TypeVar
 
 from mariana_asr.errors import StageError
@@ -53,8 +54,8 @@ class WorkerPool:
             self._pool = ProcessPoolExecutor(
                 self._jobs,
                 mp_context=get_context("spawn"),
-                initializer=self._setup,
-                initargs=self._setup_arguments,
+                initializer=_start_process,
+                initargs=(self._setup, self._setup_arguments),
             )
         elif self._setup is not None:
             self._setup(*self._setup_arguments)
@@ -117,3 +118,17 @@ def parallel_map(
     """
     with WorkerPool(jobs, setup=setup, setup_arguments=setup_arguments) as pool:
         yield from pool.map(function, items)
+
+
+def _start_process(setup: Callable[..., None] | None, arguments: tuple[Any, ...]) -> None:
+    """End this process when the one that started it dies, however it dies; then set up."""
+    Thread(target=_end_with_parent, daemon=True).start()
+    if setup is not None:
+        setup(*arguments)
+
+
+def _end_with_parent() -> None:
+    parent = parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)

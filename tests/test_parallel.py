@@ -1,8 +1,13 @@
 """The parallel map: order, laziness, errors of items and the death of a process."""
 
 import os
+import select
 import signal
+import subprocess
+import sys
+import textwrap
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -71,3 +76,31 @@ def test_each_process_has_one_thread_and_this_one_keeps_its_own(
     monkeypatch.delenv("OMP_NUM_THREADS")
     assert list(parallel_map(_threads, range(4), jobs=2)) == ["1"] * 4
     assert "OMP_NUM_THREADS" not in os.environ
+
+
+def test_processes_end_when_the_one_that_started_them_is_killed(tmp_path: Path) -> None:
+    program = tmp_path / "program.py"
+    program.write_text(
+        textwrap.dedent(
+            """
+            import os, time
+            from mariana_asr.parallel import parallel_map
+
+            def work(_):
+                print(os.getpid(), flush=True)
+                time.sleep(1000)
+
+            if __name__ == "__main__":
+                list(parallel_map(work, range(2), jobs=2))
+            """
+        )
+    )
+    process = subprocess.Popen([sys.executable, str(program)], stdout=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    workers = {process.stdout.readline() for _ in range(2)}
+    assert len(workers) == 2
+    process.kill()
+    # The pipe ends when the last process that holds it has ended.
+    assert select.select([process.stdout], [], [], 30.0)[0]
+    assert process.stdout.read() == ""
+    process.wait()
