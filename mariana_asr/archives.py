@@ -65,11 +65,13 @@ class ArchiveWriter:
         trace: TracebackType | None,
     ) -> None:
         """Rename both files into place, or remove them if the block failed."""
-        if error is None:
+        if error is not None:
+            self._stack.__exit__(kind, error, trace)
+            return
+        with self._stack:
             target = self._ark.resolve()
             with open(self._temporary_scp, "w", encoding="utf-8") as scp:
                 scp.writelines(f"{key} {target}:{offset}\n" for key, offset in self._index)
-        self._stack.__exit__(kind, error, trace)
 
     def write(self, key: str, matrix: NDArray[np.floating]) -> None:
         """Append a matrix of shape (rows, columns); it is stored in float32 unless compressed."""
