@@ -8,6 +8,9 @@ from pathlib import Path
 from mariana_asr.errors import DataError
 from mariana_asr.files import write_text
 
+FEATURES_FILE = "features.json"
+"""The file of a data directory that holds the options its features were computed with."""
+
 FIX_REMEDY = "mariana-asr validate DATA_DIR --fix repairs what can be repaired"
 """The remedy for what ``fix_data_dir`` takes care of."""
 

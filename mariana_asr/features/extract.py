@@ -13,12 +13,12 @@ from numpy.typing import NDArray
 
 from mariana_asr.archives import ArchiveWriter, read_script
 from mariana_asr.corpus.audio import iterate_audio, recording_of
-from mariana_asr.corpus.datadir import DataDir
+from mariana_asr.corpus.datadir import FEATURES_FILE, DataDir
 from mariana_asr.errors import DataError, FormatError
 from mariana_asr.features.cmvn import accumulate_cmvn_stats
 from mariana_asr.features.compute import compute_features
 from mariana_asr.features.fbank import FbankOptions
-from mariana_asr.features.front_end import FEATURES_FILE, compare_settings, read_feature_settings
+from mariana_asr.features.front_end import compare_settings, read_feature_settings
 from mariana_asr.features.mfcc import MfccOptions
 from mariana_asr.features.reading import read_raw_features
 from mariana_asr.files import write_json, write_text

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mariana_asr.corpus.datadir import DataDir, read_data_dir
+from mariana_asr.corpus.datadir import FEATURES_FILE, DataDir, read_data_dir
 from mariana_asr.errors import FormatError, RecipeError
 from mariana_asr.features.options import feature_options
 from mariana_asr.features.reading import (
@@ -23,7 +23,6 @@ from mariana_asr.files import read_json, write_json
 from mariana_asr.options import validated
 
 __all__ = [
-    "FEATURES_FILE",
     "FRONT_END_FILE",
     "FrontEnd",
     "TransformOptions",
@@ -37,9 +36,6 @@ __all__ = [
 ]
 
 logger = logging.getLogger(__name__)
-
-FEATURES_FILE = "features.json"
-"""The file of a data directory that holds the options its features were computed with."""
 
 FRONT_END_FILE = "front_end.json"
 """The file of a model directory that holds its front end."""

@@ -20,12 +20,11 @@ from mariana_asr.corpus.prepare import check_corpus, corpus_files, prepare_corpu
 from mariana_asr.decode.decoder import decode
 from mariana_asr.features.extract import extract_features
 from mariana_asr.files import write_text
-from mariana_asr.lang.dictionary import read_dictionary
 from mariana_asr.lang.graph import make_graph
 from mariana_asr.lang.langdir import Lang, read_lang
 from mariana_asr.lang.options import ArpaLm
 from mariana_asr.options import Options
-from mariana_asr.recipe.language import make_lang
+from mariana_asr.recipe.language import make_lang, read_section_dictionary
 from mariana_asr.recipe.network import pack_aligned_frames, train_acoustic_model
 from mariana_asr.recipe.runner import Stage, run_stages, stage_seconds
 from mariana_asr.recipe.schema import Recipe
@@ -65,10 +64,7 @@ class Experiment:
         """
         check_corpus(self.recipe.corpus)
         if self.recipe.lang.lexicon is not None:
-            read_dictionary(
-                self.recipe.lang.lexicon,
-                position_dependent_phones=self.recipe.lang.position_dependent_phones,
-            )
+            read_section_dictionary(self.recipe.lang, self.recipe.lang.lexicon)
 
     def run(self) -> None:
         """Run the stages that are not up to date.

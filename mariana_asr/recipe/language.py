@@ -1,16 +1,26 @@
 """From a dictionary to a lang directory with its grammar."""
 
-import logging
 from collections.abc import Iterable
 from pathlib import Path
 
-from mariana_asr.lang.dictionary import read_dictionary
+from mariana_asr.lang.dictionary import Dictionary, read_dictionary
 from mariana_asr.lang.grammar import make_grammar
-from mariana_asr.lang.options import ArpaLm, LangOptions, NgramLm
+from mariana_asr.lang.options import ArpaLm, NgramLm
 from mariana_asr.lang.prepare import prepare_lang
 from mariana_asr.recipe.schema import LangSection
 
-logger = logging.getLogger(__name__)
+
+def read_section_dictionary(section: LangSection, dictionary: Path) -> Dictionary:
+    """Read a lexicon.txt or a directory in Kaldi's dict form, as the section wants its phones.
+
+    Raises:
+        DataError: It is missing or wrong; all problems at once.
+    """
+    return read_dictionary(
+        dictionary,
+        position_dependent_phones=section.position_dependent_phones,
+        oov=section.oov,
+    )
 
 
 def make_lang(
@@ -27,12 +37,11 @@ def make_lang(
         out: The lang directory.
 
     Raises:
-        FormatError: The dictionary or the ARPA file is missing or wrong.
+        DataError: The dictionary is missing or wrong.
+        FormatError: The ARPA file is missing or wrong.
         StageError: An n-gram model has no transcripts to train on.
     """
-    words = read_dictionary(dictionary, position_dependent_phones=section.position_dependent_phones)
-    options = section.model_dump(include=set(LangOptions.model_fields))
-    prepare_lang(words, LangOptions(**options), out)
+    prepare_lang(read_section_dictionary(section, dictionary), section, out)
     arpa = dictionary / "lm.arpa"
     lm = section.lm or (ArpaLm(path=arpa) if arpa.is_file() else NgramLm())
     make_grammar(out, lm, sentences)

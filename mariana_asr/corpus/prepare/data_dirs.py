@@ -8,7 +8,7 @@ from typing import Literal
 
 from pydantic import Field, field_validator
 
-from mariana_asr.corpus.datadir import DataDir, read_data_dir
+from mariana_asr.corpus.datadir import FEATURES_FILE, DataDir, read_data_dir
 from mariana_asr.corpus.subset import hold_out_speakers
 from mariana_asr.corpus.validate import validate_data_dir
 from mariana_asr.errors import DataError, counted
@@ -17,8 +17,6 @@ from mariana_asr.options import Options
 logger = logging.getLogger(__name__)
 
 _PROBLEMS_SHOWN = 10
-FEATURES_FILE = "features.json"
-"""What features were computed with; it stays with them."""
 
 
 class DataDirsOptions(Options):
