@@ -4,12 +4,17 @@ The front end travels with a model, so that decoding cannot use other features t
 """
 
 import logging
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from mariana_asr.corpus.datadir import FEATURES_FILE, DataDir, read_data_dir
-from mariana_asr.errors import FormatError, RecipeError
+from mariana_asr.errors import DataError, FormatError, RecipeError
+from mariana_asr.features.linear import apply_linear, read_matrix_file, write_matrix_file
 from mariana_asr.features.options import feature_options
 from mariana_asr.features.reading import (
     check_tables,
@@ -21,6 +26,7 @@ from mariana_asr.features.reading import (
 from mariana_asr.features.transform import TransformOptions, transform_features
 from mariana_asr.files import read_json, write_json
 from mariana_asr.options import validated
+from mariana_asr.skipped import Skipped
 
 __all__ = [
     "FRONT_END_FILE",
@@ -39,6 +45,9 @@ logger = logging.getLogger(__name__)
 
 FRONT_END_FILE = "front_end.json"
 """The file of a model directory that holds its front end."""
+
+MATRIX_FILE = "final.mat"
+"""Beside it, the matrix that ends the front end, where there is one (Kaldi's name)."""
 
 _HARMLESS_KEYS = frozenset({"allow_downsample", "allow_upsample"})
 """Options that say which audio is accepted, not what the features of accepted audio are."""
@@ -59,19 +68,46 @@ def read_feature_settings(data_dir: str | Path) -> dict[str, Any] | None:
     return settings
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class FrontEnd:
-    """What a model must be given: kind of features, their dimension and their transform.
+    """What a model must be given: kind of features, their dimension, and what is done to them.
 
     Attributes:
         features: The features' options, or None where they came from Kaldi and are not known.
         feature_dim: Dimension of the stored features.
         transform: What is done to them as they are read.
+        matrix: The LDA or LDA+MLLT transform that comes last, shape (E, D) or, with an offset,
+            (E, D + 1); None where there is none.
     """
 
     features: dict[str, Any] | None
     feature_dim: int
     transform: TransformOptions
+    matrix: NDArray[np.float32] | None = None
+
+    def __post_init__(self) -> None:
+        """Check that the matrix fits.
+
+        Raises:
+            FormatError: It takes another dimension.
+        """
+        given = self.transform.dim(self.feature_dim)
+        if self.matrix is not None and self.matrix.shape[1] not in (given, given + 1):
+            raise FormatError(
+                f"a transform of shape {self.matrix.shape} does not fit features of {given} "
+                "values a frame",
+                remedy="Is it the matrix of another model, or was the splicing another?",
+            )
+
+    def __eq__(self, other: object) -> bool:
+        """Whether both give a model the same."""
+        return (
+            isinstance(other, FrontEnd)
+            and (self.features, self.feature_dim, self.transform)
+            == (other.features, other.feature_dim, other.transform)
+            and (self.matrix is None) == (other.matrix is None)
+            and (self.matrix is None or np.array_equal(self.matrix, other.matrix))  # type: ignore[arg-type]
+        )
 
     @classmethod
     def of(cls, data: DataDir, transform: TransformOptions) -> "FrontEnd":
@@ -84,10 +120,83 @@ class FrontEnd:
         check_tables(data, transform)
         return cls(read_feature_settings(data.path), read_feature_dim(data), transform)
 
+    def with_matrix(self, matrix: NDArray[np.float32]) -> "FrontEnd":
+        """The same with another matrix at its end."""
+        return replace(self, matrix=matrix)
+
     @property
     def dim(self) -> int:
         """Values a frame that the model is given, deltas among them."""
+        if self.matrix is not None:
+            return len(self.matrix)
         return self.transform.dim(self.feature_dim)
+
+    def read(
+        self,
+        data: DataDir,
+        utterance: str,
+        speakers: Mapping[str, NDArray[np.float32]] | None = None,
+    ) -> NDArray[np.float32]:
+        """Read one utterance as the model sees it.
+
+        Args:
+            data: A data directory with features, and CMVN statistics where they are needed.
+            utterance: Its id.
+            speakers: Each speaker's fMLLR transform, (dim, dim + 1); None for none at all.
+
+        Returns:
+            Shape (T, dim).
+
+        Raises:
+            DataError: Features, CMVN statistics or the speaker's transform are missing or damaged.
+        """
+        feats = read_utterance_features(
+            data, utterance, self.transform, feature_dim=self.feature_dim
+        )
+        return self._finish(data, utterance, feats, speakers)
+
+    def iterate(
+        self,
+        data: DataDir,
+        *,
+        skipped: Skipped | None = None,
+        speakers: Mapping[str, NDArray[np.float32]] | None = None,
+    ) -> Iterator[tuple[str, NDArray[np.float32]]]:
+        """Yield (utterance, features as the model sees them), in the order of the utterances.
+
+        Utterances that cannot be read go to ``skipped``; without it the first one raises.
+
+        Raises:
+            DataError: There are no features or no CMVN statistics at all; or, unless ``skipped``
+                is given, one utterance cannot be used.
+        """
+        for utterance, feats in iterate_features(
+            data, self.transform, feature_dim=self.feature_dim, skipped=skipped
+        ):
+            try:
+                finished = self._finish(data, utterance, feats, speakers)
+            except DataError as error:
+                if skipped is None:
+                    raise
+                skipped.add(utterance, error.what)
+                continue
+            yield utterance, finished
+
+    def _finish(
+        self,
+        data: DataDir,
+        utterance: str,
+        feats: NDArray[np.float32],
+        speakers: Mapping[str, NDArray[np.float32]] | None,
+    ) -> NDArray[np.float32]:
+        if self.matrix is not None:
+            feats = apply_linear(feats, self.matrix)
+        if speakers is not None:
+            speaker = data.utt2spk.get(utterance, utterance)
+            if speaker not in speakers:
+                raise DataError(f"no fMLLR transform of its speaker {speaker}", where=utterance)
+            feats = apply_linear(feats, speakers[speaker])
+        return feats
 
     def describe(self) -> str:
         """One line for people: ``13 mfcc at 16000 Hz, CMN by speaker, 2 orders of deltas: 39``."""
@@ -96,32 +205,40 @@ class FrontEnd:
         text = f"{self.feature_dim} {kind}"
         if "sample_frequency" in settings:
             text += f" at {settings['sample_frequency']:g} Hz"
-        if self.transform.normalises:
+        transform = self.transform
+        if transform.normalises:
             over = {
                 "speaker": "by speaker",
                 "utterance": "by utterance",
-                "sliding": f"over {self.transform.cmn_window} sliding frames",
+                "sliding": f"over {transform.cmn_window} sliding frames",
             }
-            text += f", {'CMVN' if self.transform.norm_vars else 'CMN'} {over[self.transform.cmvn]}"
-        if self.transform.delta_order:
-            text += f", deltas to order {self.transform.delta_order}"
+            text += f", {'CMVN' if transform.norm_vars else 'CMN'} {over[transform.cmvn]}"
+        if transform.delta_order:
+            text += f", deltas to order {transform.delta_order}"
+        if transform.splices:
+            text += f", spliced -{transform.splice_left}+{transform.splice_right}"
+        if self.matrix is not None:
+            text += f", {MATRIX_FILE}"
         return f"{text}: {self.dim} values a frame"
 
     def save(self, model_dir: str | Path) -> None:
-        """Write ``front_end.json`` into a model directory."""
+        """Write ``front_end.json``, and ``final.mat`` if there is a matrix, for a model."""
         tree = {
             "features": self.features,
             "feature_dim": self.feature_dim,
             "transform": self.transform.model_dump(),
+            "matrix": None if self.matrix is None else MATRIX_FILE,
         }
+        if self.matrix is not None:
+            write_matrix_file(Path(model_dir) / MATRIX_FILE, self.matrix)
         write_json(Path(model_dir) / FRONT_END_FILE, tree)
 
     @classmethod
     def load(cls, model_dir: str | Path) -> "FrontEnd":
-        """Read ``front_end.json`` of a model directory.
+        """Read ``front_end.json`` of a model directory, and the matrix that it names.
 
         Raises:
-            FormatError: It is missing or damaged.
+            FormatError: One is missing or damaged, or they do not fit.
             RecipeError: Its transform has an option that this version does not know.
         """
         path = Path(model_dir) / FRONT_END_FILE
@@ -134,7 +251,9 @@ class FrontEnd:
             raise FormatError("not a front end: bad features or feature_dim", where=path)
         if not isinstance(transform, dict):
             raise FormatError("not a front end: transform holds no options", where=path)
-        return cls(features, dim, validated(TransformOptions, transform, str(path)))
+        options = validated(TransformOptions, transform, str(path))
+        matrix = read_matrix_file(path.parent / MATRIX_FILE) if tree.get("matrix") else None
+        return cls(features, dim, options, matrix)
 
     def check(self, data_dir: str | Path) -> None:
         """Check that a data directory has the features that the model was trained on.

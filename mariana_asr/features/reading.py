@@ -37,12 +37,12 @@ def read_raw_features(data: DataDir, utterance: str) -> NDArray[np.float32]:
 def read_utterance_features(
     data: DataDir, utterance: str, transform: TransformOptions, *, feature_dim: int | None = None
 ) -> NDArray[np.float32]:
-    """Read one utterance's features, normalised and with deltas.
+    """Read one utterance's features, transformed.
 
     Args:
         data: A data directory with ``feats.scp``, and ``cmvn.scp`` for ``cmvn: speaker``.
         utterance: Its id.
-        transform: Normalisation and deltas.
+        transform: Normalisation, deltas, splicing.
         feature_dim: The dimension that the stored features must have; None takes any.
 
     Returns:
@@ -65,7 +65,7 @@ def iterate_features(
 
     Args:
         data: A data directory with ``feats.scp``, and ``cmvn.scp`` for ``cmvn: speaker``.
-        transform: Normalisation and deltas.
+        transform: Normalisation, deltas, splicing.
         feature_dim: The dimension that the stored features must have; None takes that of the
             first utterance that can be read.
         skipped: Takes the utterances that cannot be used. Without it, the first one raises.
@@ -85,7 +85,7 @@ def iterate_features(
             skipped.add(utterance, _reason(error, utterance))
             continue
         if feature_dim is None:
-            feature_dim = feats.shape[1] // (transform.delta_order + 1)
+            feature_dim = feats.shape[1] // transform.copies
         yield utterance, feats
 
 

@@ -1,4 +1,4 @@
-"""Normalisation and deltas, applied to features as they are read."""
+"""Normalisation, and deltas or neighbouring frames, applied to features as they are read."""
 
 from typing import Literal, Self
 
@@ -9,11 +9,12 @@ from pydantic import Field, model_validator
 from mariana_asr.errors import DataError
 from mariana_asr.features.cmvn import accumulate_cmvn_stats, apply_cmvn, apply_sliding_cmvn
 from mariana_asr.features.deltas import add_deltas
+from mariana_asr.features.splice import splice
 from mariana_asr.options import Options
 
 
 class TransformOptions(Options):
-    """Normalisation and deltas, in this order; they are applied as features are read."""
+    """Normalisation, then deltas or splicing; they are applied as features are read."""
 
     cmvn: Literal["none", "speaker", "utterance", "sliding"] = "speaker"
     """What the mean is taken over: cmvn.scp's statistics by speaker, the utterance itself, or a
@@ -32,11 +33,17 @@ class TransformOptions(Options):
     """How many orders of deltas to append."""
     delta_window: int = Field(default=2, ge=1)
     """Frames on either side that a delta looks at."""
+    splice_left: int = Field(default=0, ge=0)
+    """Frames before each frame that are joined to it, in the place of deltas."""
+    splice_right: int = Field(default=0, ge=0)
+    """Frames after each frame that are joined to it."""
 
     @model_validator(mode="after")
     def _check(self) -> Self:
         if self.norm_vars and not self.norm_means:
             raise ValueError("norm_vars needs norm_means: Kaldi has no variance-only normalisation")
+        if self.delta_order and self.splices:
+            raise ValueError("deltas (delta_order) and splicing exclude each other: set one to 0")
         return self
 
     @property
@@ -49,9 +56,19 @@ class TransformOptions(Options):
         """Whether the data directory must have ``cmvn.scp``."""
         return self.normalises and self.cmvn == "speaker"
 
+    @property
+    def splices(self) -> bool:
+        """Whether frames are joined with their neighbours."""
+        return self.splice_left + self.splice_right > 0
+
+    @property
+    def copies(self) -> int:
+        """How many times as many values a frame has after the transform."""
+        return self.splice_left + 1 + self.splice_right + self.delta_order
+
     def dim(self, feature_dim: int) -> int:
         """Values a frame after the transform, for so many before."""
-        return feature_dim * (self.delta_order + 1)
+        return feature_dim * self.copies
 
 
 def transform_features(
@@ -59,7 +76,7 @@ def transform_features(
     transform: TransformOptions,
     stats: NDArray[np.float64] | None = None,
 ) -> NDArray[np.float32]:
-    """Normalise features and append their deltas.
+    """Normalise features, and append their deltas or join them with their neighbours.
 
     Args:
         feats: Features, shape (T, D).
@@ -67,7 +84,7 @@ def transform_features(
         stats: The speaker's CMVN statistics, shape (2, D + 1), for ``cmvn: speaker``.
 
     Returns:
-        Shape (T, D * (delta_order + 1)).
+        Shape (T, ``transform.dim(D)``).
 
     Raises:
         DataError: The statistics are missing or do not fit.
@@ -89,4 +106,6 @@ def transform_features(
             feats = apply_cmvn(feats, stats, norm_vars=transform.norm_vars)
     if transform.delta_order:
         feats = add_deltas(feats, transform.delta_order, transform.delta_window)
+    if transform.splices:
+        feats = splice(feats, transform.splice_left, transform.splice_right)
     return feats

@@ -24,6 +24,7 @@ from mariana_asr.features.front_end import (
     iterate_features,
     read_utterance_features,
 )
+from mariana_asr.features.linear import write_matrix_file
 from mariana_asr.features.mfcc import MfccOptions
 from mariana_asr.features.options import feature_options
 from mariana_asr.options import validated
@@ -264,3 +265,50 @@ def test_reading_and_extracting_features_imports_no_torch() -> None:
         "sys.exit('torch' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0
+
+
+def test_splicing_joins_neighbours_after_normalisation(data: DataDir) -> None:
+    transform = TransformOptions(splice_left=2, splice_right=1)
+    feats = apply_cmvn(raw(data, "b1"), accumulate_cmvn_stats(raw(data, "b1")))
+    read = FrontEnd.of(data, transform).read(data, "b1")
+    assert read.shape == (len(feats), 4 * 13)
+    assert np.allclose(read[10], feats[8:12].ravel(), atol=1e-6)
+    assert np.allclose(read[0], np.concatenate([feats[[0, 0, 0]].ravel(), feats[1]]), atol=1e-6)
+    with pytest.raises(RecipeError, match="exclude each other"):
+        validated(TransformOptions, {"delta_order": 2, "splice_left": 4}, "recipe.yaml")
+
+
+def test_a_matrix_and_the_speakers_transforms_come_last(data: DataDir, tmp_path: Path) -> None:
+    random = np.random.default_rng(0)
+    plain = FrontEnd.of(data, TransformOptions(splice_left=1, splice_right=1))
+    matrix = random.normal(size=(5, 39)).astype(np.float32)
+    front_end = plain.with_matrix(matrix)
+    assert front_end.dim == 5
+    speakers = {s: random.normal(size=(5, 6)).astype(np.float32) for s in "ab"}
+    expected = plain.read(data, "a2") @ matrix.T @ speakers["a"][:, :5].T + speakers["a"][:, 5]
+    assert np.allclose(front_end.read(data, "a2", speakers), expected, rtol=1e-4, atol=1e-4)
+    read = dict(front_end.iterate(data, speakers=speakers))
+    assert np.array_equal(read["a2"], front_end.read(data, "a2", speakers))
+    skipped = Skipped("training")
+    assert list(dict(front_end.iterate(data, skipped=skipped, speakers={"b": speakers["b"]}))) == [
+        "b1"
+    ]
+    assert skipped.reasons["a1"] == "no fMLLR transform of its speaker a"
+    front_end.save(tmp_path)
+    assert FrontEnd.load(tmp_path) == front_end
+    assert FrontEnd.load(tmp_path) != plain
+    assert "spliced -1+1, final.mat: 5 values" in front_end.describe()
+
+
+def test_a_matrix_of_another_model_is_an_error(data: DataDir, tmp_path: Path) -> None:
+    front_end = FrontEnd.of(data, TransformOptions(splice_left=4, splice_right=4))
+    front_end.with_matrix(np.ones((40, 117), np.float32)).save(tmp_path)
+    write_matrix_file(tmp_path / "final.mat", np.ones((40, 91)))
+    with pytest.raises(FormatError, match=r"shape \(40, 91\) does not fit features of 117"):
+        FrontEnd.load(tmp_path)
+    (tmp_path / "final.mat").write_bytes(b"garbage")
+    with pytest.raises(FormatError, match=r"final\.mat"):
+        FrontEnd.load(tmp_path)
+    (tmp_path / "final.mat").unlink()
+    with pytest.raises(FormatError, match=r"final\.mat"):
+        FrontEnd.load(tmp_path)
