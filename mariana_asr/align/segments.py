@@ -1,0 +1,316 @@
+"""Phones and words of an alignment: where each starts and how long it is.
+
+Words are found by their pronunciations, as Kaldi's lattice-align-words-lexicon does, so phones
+that do not carry their position in the word serve as well as those that do.
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mariana_asr.align.model_io import TransitionModel
+from mariana_asr.errors import DataError, FormatError
+from mariana_asr.lang.fst_arrays import FstArrays, from_fst, read_fst
+from mariana_asr.lang.langdir import Lang, read_rows
+
+SILENCE_WORD = 0
+"""The word id of optional silence between words (``<eps>``)."""
+
+_Pronunciation = tuple[int, ...]
+_LexiconCosts = dict[tuple[int, _Pronunciation], float]
+
+
+class PhoneSegment(NamedTuple):
+    """A phone of an alignment.
+
+    Attributes:
+        phone: Its id.
+        start: The utterance's frame that it starts at.
+        frames: Number of its frames.
+    """
+
+    phone: int
+    start: int
+    frames: int
+
+
+@dataclass(frozen=True, slots=True)
+class WordSegment:
+    """A word of an alignment, or the optional silence between two.
+
+    Attributes:
+        word: Its id; 0 is optional silence.
+        phones: The phones of the pronunciation that was said.
+    """
+
+    word: int
+    phones: tuple[PhoneSegment, ...]
+
+    @property
+    def start(self) -> int:
+        """The utterance's frame that it starts at."""
+        return self.phones[0].start
+
+    @property
+    def frames(self) -> int:
+        """Number of its frames."""
+        last = self.phones[-1]
+        return last.start + last.frames - self.phones[0].start
+
+    @property
+    def pronunciation(self) -> tuple[int, ...]:
+        """Ids of its phones."""
+        return tuple(segment.phone for segment in self.phones)
+
+
+class PhoneSplitter:
+    """Cuts alignments into phones (Kaldi: SplitToPhones), with a model's tables made once."""
+
+    def __init__(self, transition_model: TransitionModel) -> None:
+        """Take phone, state and kind of every transition id."""
+        tids = range(1, transition_model.num_transition_ids + 1)
+        self._highest = transition_model.num_transition_ids
+        self._states = np.array(transition_model.id2state, dtype=np.int32)
+        self._phones = np.array(
+            [0, *map(transition_model.transition_id_to_phone, tids)], dtype=np.int32
+        )
+        self._final = np.array([False, *map(transition_model.is_final, tids)])
+        self._loops = np.array([False, *map(transition_model.is_self_loop, tids)])
+
+    def split(self, tids: NDArray[np.integer]) -> list[PhoneSegment]:
+        """Cut an alignment, shape (T,), into phones, in order.
+
+        Raises:
+            FormatError: A number is no transition id of the model.
+        """
+        if not len(tids):
+            return []
+        if tids.min() < 1 or tids.max() > self._highest:
+            bad = tids[(tids < 1) | (tids > self._highest)][0]
+            raise FormatError(
+                f"{bad} is no transition id: the model has 1 to {self._highest}",
+                remedy="Is this the model that the alignment was made with?",
+            )
+        final, loops, states = self._final[tids], self._loops[tids], self._states[tids]
+        # A phone ends with the transition to its final state. Kaldi's graphs put the self-loops of
+        # the state that is left after that transition, so they still belong to the phone.
+        stays = np.append((states[1:] == states[:-1]) & loops[1:], False)
+        runs = np.cumsum(~stays) - ~stays  # frames of one run stay in one state
+        leaves = np.bincount(runs, final) > 0
+        ends = np.flatnonzero(~stays & leaves[runs]) + 1
+        if not len(ends) or ends[-1] != len(tids):
+            ends = np.append(ends, len(tids))
+        phones = self._phones[tids[ends - 1]].tolist()
+        starts = [0, *ends[:-1].tolist()]
+        return [
+            PhoneSegment(phone, start, end - start)
+            for phone, start, end in zip(phones, starts, ends.tolist(), strict=True)
+        ]
+
+
+def phone_segments(
+    tids: NDArray[np.integer], transition_model: TransitionModel
+) -> list[PhoneSegment]:
+    """Cut one alignment, shape (T,), into phones; `PhoneSplitter` does many faster.
+
+    Raises:
+        FormatError: A number is no transition id of the model.
+    """
+    return PhoneSplitter(transition_model).split(tids)
+
+
+class WordAligner:
+    """Finds the words of a transcript among the phones of its alignment.
+
+    Pronunciations are those of ``phones/align_lexicon.int``, or of ``L.fst`` where a lang
+    directory lacks that file. Where the phones can be cut into the words in several ways, the one
+    that is the most probable by ``L.fst`` is taken: the one that the alignment's own path took.
+    """
+
+    def __init__(self, lang: Lang) -> None:
+        """Read the pronunciations of a lang directory.
+
+        Raises:
+            FormatError: It has neither file, or the one it has is damaged.
+        """
+        self._lang = lang
+        lexicon = lang.path / "phones" / "align_lexicon.int"
+        self._fst_file = lang.path / "L.fst"
+        entries = _read_align_lexicon(lexicon) if lexicon.exists() else self._costs
+        self._pronunciations: dict[int, list[_Pronunciation]] = {}
+        for word, phones in entries:
+            self._pronunciations.setdefault(word, []).append(phones)
+        fillers = self._pronunciations.setdefault(SILENCE_WORD, [])
+        if (lang.optional_silence,) not in fillers:
+            fillers.append((lang.optional_silence,))
+
+    def segment(self, words: Sequence[int], phones: Sequence[PhoneSegment]) -> list[WordSegment]:
+        """Cut an utterance's phones into its words and the silences between them.
+
+        Args:
+            words: Ids of the transcript's words (`Lang.transcript_to_ids`).
+            phones: The phones of the alignment, in order.
+
+        Returns:
+            Words and silences in order; together they hold every phone once.
+
+        Raises:
+            DataError: The phones are no pronunciation of these words.
+        """
+        ids = [segment.phone for segment in phones]
+        cuts, ambiguous = self._cut(words, ids, {})
+        if ambiguous and self._fst_file.exists():
+            cuts, _ = self._cut(words, ids, self._costs)
+        segments = []
+        end = len(ids)
+        for word, start in reversed(cuts):
+            segments.append(WordSegment(word, tuple(phones[start:end])))
+            end = start
+        return segments[::-1]
+
+    def _cut(
+        self, words: Sequence[int], phones: list[int], costs: _LexiconCosts
+    ) -> tuple[list[tuple[int, int]], bool]:
+        """Find the cheapest way through words and phones at once.
+
+        Returns:
+            (word, index of its first phone) in order, and whether there were other ways.
+        """
+        fillers = self._pronunciations[SILENCE_WORD]
+        # reached[n] maps the number of phones that n words and silences among them can take up to
+        # the cost, and the word and number of phones before it on the cheapest way there.
+        reached: list[dict[int, tuple[float, int, int]]] = [{0: (0.0, -1, -1)}]
+        ambiguous = False
+        for number in range(len(words) + 1):
+            here = reached[number]
+            queue = sorted(here)
+            for at in queue:
+                for phones_of in fillers:
+                    to = at + len(phones_of)
+                    if tuple(phones[at:to]) == phones_of:
+                        if to not in here:
+                            queue.append(to)
+                        cost = here[at][0] + costs.get((SILENCE_WORD, phones_of), 0.0)
+                        ambiguous |= _reach(here, to, cost, SILENCE_WORD, at)
+            if number == len(words):
+                break
+            word = words[number]
+            following: dict[int, tuple[float, int, int]] = {}
+            for at in queue:
+                for phones_of in self._pronunciations.get(word, ()):
+                    to = at + len(phones_of)
+                    if tuple(phones[at:to]) == phones_of:
+                        cost = here[at][0] + costs.get((word, phones_of), 0.0)
+                        ambiguous |= _reach(following, to, cost, word, at)
+            if not following:
+                raise self._mismatch(words, number, phones, max(queue))
+            reached.append(following)
+        if len(phones) not in reached[-1]:
+            raise self._mismatch(words, len(words), phones, max(reached[-1]))
+        cuts = []
+        number, end = len(words), len(phones)
+        while end > 0:
+            _, word, start = reached[number][end]
+            cuts.append((word, start))
+            number, end = number - (word != SILENCE_WORD), start
+        return cuts[::-1], ambiguous
+
+    @cached_property
+    def _costs(self) -> _LexiconCosts:
+        return _lexicon_costs(self._fst_file, self._lang.optional_silence)
+
+    def _mismatch(self, words: Sequence[int], number: int, phones: list[int], at: int) -> DataError:
+        names = {n: symbol for symbol, n in self._lang.phones.items()}
+        vocabulary = {n: symbol for symbol, n in self._lang.words.items()}
+        what = "the alignment's phones are not those of its transcript: "
+        if number == len(words):
+            what += "after the last word"
+        else:
+            word = vocabulary.get(words[number], str(words[number]))
+            what += f"where word {number + 1}, {word}, should be"
+        following = " ".join(names.get(phone, str(phone)) for phone in phones[at : at + 6])
+        return DataError(
+            f"{what}, there is {following or 'nothing left'}",
+            remedy="Use the transcripts and the lang directory that the alignment was made with",
+        )
+
+
+def _reach(
+    reached: dict[int, tuple[float, int, int]], to: int, cost: float, word: int, start: int
+) -> bool:
+    """Note a way to a place; say whether another one led there already."""
+    known = reached.get(to)
+    if known is None or cost < known[0]:
+        reached[to] = (cost, word, start)
+    return known is not None
+
+
+def _read_align_lexicon(path: Path) -> Iterable[tuple[int, _Pronunciation]]:
+    """Read ``word word phone...`` lines of ids, each pronunciation once.
+
+    Raises:
+        FormatError: A line is not of that form.
+    """
+    entries: dict[tuple[int, _Pronunciation], None] = {}
+    for number, row in enumerate(read_rows(path), 1):
+        if len(row) < 3 or not all(field.isdecimal() for field in row):
+            raise FormatError(
+                f"expected 'word word phone...' as ids, found {' '.join(row)!r}",
+                where=f"{path}:{number}",
+            )
+        entries[int(row[0]), tuple(map(int, row[2:]))] = None
+    return entries
+
+
+def _lexicon_costs(path: Path, silence_phone: int) -> _LexiconCosts:
+    """Take the pronunciations out of ``L.fst``, each with its cost.
+
+    In a lexicon as Kaldi's scripts make it, a word's label is on the arc of its first phone, and
+    the other phones follow one by one; only the arcs of the last one lead to several states.
+
+    Raises:
+        FormatError: The file is missing or damaged.
+    """
+    arcs = from_fst(read_fst(path))
+    inside = _states_inside_words(arcs, silence_phone)
+    first = np.searchsorted(arcs.source, np.arange(arcs.num_states)).tolist()
+    ilabel, target, weight = arcs.ilabel.tolist(), arcs.target.tolist(), arcs.weight.tolist()
+    cheapest = np.full(arcs.num_states, np.inf)
+    np.minimum.at(cheapest, arcs.source, arcs.weight)
+    least = cheapest.tolist()
+    costs: _LexiconCosts = {}
+    for arc in np.flatnonzero(arcs.olabel):
+        phones, cost, state = [ilabel[arc]], weight[arc], target[arc]
+        while inside[state]:
+            following = first[state]
+            phones.append(ilabel[following])
+            cost += least[state]
+            state = target[following]
+        key = int(arcs.olabel[arc]), tuple(phone for phone in phones if phone)
+        costs[key] = min(cost, costs.get(key, np.inf))
+    return costs
+
+
+def _states_inside_words(arcs: FstArrays, silence_phone: int) -> list[bool]:
+    """Tell the states in the middle of a pronunciation, shape (S,), from those between words."""
+    size = arcs.num_states
+    out_degree = np.bincount(arcs.source, minlength=size)
+    in_degree = np.bincount(arcs.target, minlength=size)
+    same = np.zeros(size, dtype=arcs.ilabel.dtype)
+    same[arcs.source] = arcs.ilabel
+    plain = (arcs.ilabel != 0) & (arcs.olabel == 0) & (arcs.ilabel == same[arcs.source])
+    inside = np.bincount(arcs.source, plain, minlength=size) == out_degree
+    inside &= (out_degree > 0) & ~np.isfinite(arcs.final)
+    # All ways from a state before optional silence have one label, too; but many words lead there.
+    silence = same == silence_phone
+    entered_freely = np.bincount(arcs.target, arcs.ilabel == 0, minlength=size) > 0
+    starts_word = np.bincount(arcs.source, arcs.olabel != 0, minlength=size) > 0
+    leads_to_words = np.bincount(arcs.source, starts_word[arcs.target], minlength=size) > 0
+    inside &= ~(silence & leads_to_words & ((in_degree > 1) | entered_freely))
+    result: list[bool] = inside.tolist()
+    return result
