@@ -5,6 +5,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
+from typing import IO
 
 import kaldiio
 import numpy as np
@@ -30,6 +31,9 @@ kaldiio.matio.pickle = _NoPickle
 
 _INTEGER = np.dtype([("size", "i1"), ("value", "<i4")])
 """How a binary vector holds an integer: its size in bytes comes first."""
+
+
+_LONGEST_KEY = 10_000
 
 
 class ArchiveWriter:
@@ -168,35 +172,50 @@ def read_int_vectors(path: str | Path) -> dict[str, NDArray[np.int32]]:
     Raises:
         FormatError: The file is missing, damaged or holds something else.
     """
+    return dict(iterate_int_vectors(path))
+
+
+def iterate_int_vectors(path: str | Path) -> Iterator[tuple[str, NDArray[np.int32]]]:
+    r"""Yield (key, integers) from an archive, binary or text, gzipped or not, one by one.
+
+    Records are ``key \0B\4 n (\4 value)*`` (binary) or ``key v v v\n`` (text).
+
+    Raises:
+        FormatError: The file is missing, damaged or holds something else.
+    """
     path = Path(path)
     try:
         with gzip.open(path, "rb") if path.suffix == ".gz" else open(path, "rb") as file:
-            content = file.read()
-        return dict(_parse_int_vectors(content))
+            while key := _read_key(file):
+                first = file.read(1)
+                if first == b"\0":
+                    yield key, _read_binary_integers(file, key)
+                else:
+                    line = b"" if first == b"\n" else first + file.readline()
+                    yield key, np.array(line.split(), dtype=np.int32)
     except FileNotFoundError as error:
         raise FormatError("no such file", where=path) from error
-    except (ValueError, IndexError, EOFError, OSError) as error:
+    except (ValueError, EOFError, OSError) as error:
         raise FormatError(f"not an archive of integer vectors: {error}", where=path) from error
 
 
-def _parse_int_vectors(content: bytes) -> Iterator[tuple[str, NDArray[np.int32]]]:
-    r"""Parse ``key \0B\4 n (\4 value)*`` (binary) or ``key v v v\n`` (text) records."""
-    position = 0
-    while position < len(content):
-        space = content.index(b" ", position)
-        key = content[position:space].decode().strip()
-        start = space + 1
-        if content[start : start + 2] == b"\0B":
-            if content[start + 2] != 4:
-                raise ValueError(f"{key}: not a vector of 32-bit integers")
-            count = int.from_bytes(content[start + 3 : start + 7], "little")
-            position = start + 7 + 5 * count
-            if position > len(content):
-                raise ValueError(f"{key}: cut short")
-            records = np.frombuffer(content, dtype=_INTEGER, count=count, offset=start + 7)
-            yield key, records["value"].copy()
-        else:
-            end = content.find(b"\n", start)
-            end = len(content) if end < 0 else end
-            yield key, np.array(content[start:end].split(), dtype=np.int32)
-            position = end + 1
+def _read_key(file: IO[bytes]) -> str:
+    """Read a key and the space after it; empty at the end of the archive."""
+    key = b""
+    while (byte := file.read(1)) not in (b" ", b""):
+        key += byte
+        if len(key) > _LONGEST_KEY:
+            raise ValueError("no key at the start of a record")
+    if key.strip() and not byte:
+        raise ValueError(f"cut short after {key.decode(errors='replace')!r}")
+    return key.decode().strip()
+
+
+def _read_binary_integers(file: IO[bytes], key: str) -> NDArray[np.int32]:
+    if file.read(2) != b"B\4":
+        raise ValueError(f"{key}: not a vector of 32-bit integers")
+    count = int.from_bytes(file.read(4), "little")
+    content = file.read(_INTEGER.itemsize * count)
+    if len(content) < _INTEGER.itemsize * count:
+        raise ValueError(f"{key}: cut short")
+    return np.frombuffer(content, dtype=_INTEGER)["value"].copy()

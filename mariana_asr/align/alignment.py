@@ -28,7 +28,7 @@ from mariana_asr.align.utterances import (
     usable_utterances,
 )
 from mariana_asr.align.viterbi import BeamOptions, ScaleOptions
-from mariana_asr.archives import read_int_vectors, write_int_vectors
+from mariana_asr.archives import iterate_int_vectors, write_int_vectors
 from mariana_asr.corpus.datadir import DataDir
 from mariana_asr.errors import DataError, FormatError, summarise
 from mariana_asr.features.reading import iterate_features
@@ -170,19 +170,28 @@ def read_alignments(path: str | Path) -> dict[str, NDArray[np.int32]]:
     Raises:
         FormatError: There are none, one is damaged, or an utterance is in two of them.
     """
+    return dict(iterate_alignments(path))
+
+
+def iterate_alignments(path: str | Path) -> Iterator[tuple[str, NDArray[np.int32]]]:
+    """Yield what ``read_alignments`` reads, one utterance after the other.
+
+    Raises:
+        FormatError: As there.
+    """
     path = Path(path)
-    if not path.is_dir():
-        return read_int_vectors(path)
-    files = sorted(path.glob("ali.*.gz")) or sorted(path.glob("ali.*.ark"))
-    if not files:
-        raise FormatError("no ali.*.gz or ali.*.ark here", where=path)
-    alignments: dict[str, NDArray[np.int32]] = {}
+    files = [path]
+    if path.is_dir():
+        files = sorted(path.glob("ali.*.gz")) or sorted(path.glob("ali.*.ark"))
+        if not files:
+            raise FormatError("no ali.*.gz or ali.*.ark here", where=path)
+    seen: set[str] = set()
     for file in files:
-        part = read_int_vectors(file)
-        if twice := sorted(alignments.keys() & part.keys()):
-            raise FormatError(f"utterances in two archives: {summarise(twice)}", where=file)
-        alignments.update(part)
-    return alignments
+        for utterance, tids in iterate_int_vectors(file):
+            if utterance in seen:
+                raise FormatError(f"utterance {utterance} is there twice", where=file)
+            seen.add(utterance)
+            yield utterance, tids
 
 
 def alignment_to_pdfs(
