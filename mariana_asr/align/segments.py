@@ -4,6 +4,7 @@ Words are found by their pronunciations, as Kaldi's lattice-align-words-lexicon 
 that do not carry their position in the word serve as well as those that do.
 """
 
+from bisect import insort
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -20,6 +21,9 @@ from mariana_asr.lang.langdir import Lang, read_rows
 
 SILENCE_WORD = 0
 """The word id of optional silence between words (``<eps>``)."""
+
+_REPEATED_SILENCE = 1e3
+"""Cost of a silence right after another, where a word may be said as silence as well."""
 
 _Pronunciation = tuple[int, ...]
 _LexiconCosts = dict[tuple[int, _Pronunciation], float]
@@ -129,7 +133,7 @@ class WordAligner:
 
     Pronunciations are those of ``phones/align_lexicon.int``, or of ``L.fst`` where a lang
     directory lacks that file. Where the phones can be cut into the words in several ways, the one
-    that is the most probable by ``L.fst`` is taken: the one that the alignment's own path took.
+    whose pronunciations are the most probable by ``L.fst`` is taken, as in the alignment itself.
     """
 
     def __init__(self, lang: Lang) -> None:
@@ -145,9 +149,9 @@ class WordAligner:
         self._pronunciations: dict[int, list[_Pronunciation]] = {}
         for word, phones in entries:
             self._pronunciations.setdefault(word, []).append(phones)
-        fillers = self._pronunciations.setdefault(SILENCE_WORD, [])
-        if (lang.optional_silence,) not in fillers:
-            fillers.append((lang.optional_silence,))
+        self._fillers = self._pronunciations.setdefault(SILENCE_WORD, [])
+        if (lang.optional_silence,) not in self._fillers:
+            self._fillers.append((lang.optional_silence,))
 
     def segment(self, words: Sequence[int], phones: Sequence[PhoneSegment]) -> list[WordSegment]:
         """Cut an utterance's phones into its words and the silences between them.
@@ -181,44 +185,42 @@ class WordAligner:
         Returns:
             (word, index of its first phone) in order, and whether there were other ways.
         """
-        fillers = self._pronunciations[SILENCE_WORD]
-        # reached[n] maps the number of phones that n words and silences among them can take up to
-        # the cost, and the word and number of phones before it on the cheapest way there.
-        reached: list[dict[int, tuple[float, int, int]]] = [{0: (0.0, -1, -1)}]
-        ambiguous = False
+        search = _Search(phones, costs)
+        after_word: _Reached = {0: _Way(0.0, SILENCE_WORD, 0, None)}
         for number in range(len(words) + 1):
-            here = reached[number]
-            queue = sorted(here)
-            for at in queue:
-                for phones_of in fillers:
-                    to = at + len(phones_of)
-                    if tuple(phones[at:to]) == phones_of:
-                        if to not in here:
-                            queue.append(to)
-                        cost = here[at][0] + costs.get((SILENCE_WORD, phones_of), 0.0)
-                        ambiguous |= _reach(here, to, cost, SILENCE_WORD, at)
+            after_silence = search.extend(SILENCE_WORD, self._fillers, after_word)
+            self._repeat_silence(search, after_silence)
             if number == len(words):
                 break
-            word = words[number]
-            following: dict[int, tuple[float, int, int]] = {}
-            for at in queue:
-                for phones_of in self._pronunciations.get(word, ()):
-                    to = at + len(phones_of)
-                    if tuple(phones[at:to]) == phones_of:
-                        cost = here[at][0] + costs.get((word, phones_of), 0.0)
-                        ambiguous |= _reach(following, to, cost, word, at)
+            pronunciations = self._pronunciations.get(words[number], [])
+            following = search.extend(words[number], pronunciations, after_word, after_silence)
             if not following:
-                raise self._mismatch(words, number, phones, max(queue))
-            reached.append(following)
-        if len(phones) not in reached[-1]:
-            raise self._mismatch(words, len(words), phones, max(reached[-1]))
-        cuts = []
-        number, end = len(words), len(phones)
-        while end > 0:
-            _, word, start = reached[number][end]
-            cuts.append((word, start))
-            number, end = number - (word != SILENCE_WORD), start
-        return cuts[::-1], ambiguous
+                furthest = max(after_word | after_silence)
+                raise self._mismatch(words, number, phones, furthest)
+            after_word = following
+        ends: _Reached = {}
+        for reached in (after_word, after_silence):
+            if len(phones) in reached:
+                search.note(ends, len(phones), reached[len(phones)])
+        if not ends:
+            raise self._mismatch(words, len(words), phones, max(after_word | after_silence))
+        cuts, way = [], ends[len(phones)]
+        while way.before is not None:
+            cuts.append((way.word, way.start))
+            way = way.before
+        return cuts[::-1], search.ambiguous
+
+    def _repeat_silence(self, search: "_Search", after_silence: "_Reached") -> None:
+        """Allow further silences after the first; none is said by L, but other programs do it."""
+        places = sorted(after_silence)
+        for at in places:
+            again = search.extend(
+                SILENCE_WORD, self._fillers, {at: after_silence[at]}, extra=_REPEATED_SILENCE
+            )
+            for to, way in again.items():
+                if to not in after_silence:
+                    insort(places, to)
+                search.note(after_silence, to, way)
 
     @cached_property
     def _costs(self) -> _LexiconCosts:
@@ -240,14 +242,51 @@ class WordAligner:
         )
 
 
-def _reach(
-    reached: dict[int, tuple[float, int, int]], to: int, cost: float, word: int, start: int
-) -> bool:
-    """Note a way to a place; say whether another one led there already."""
-    known = reached.get(to)
-    if known is None or cost < known[0]:
-        reached[to] = (cost, word, start)
-    return known is not None
+class _Way(NamedTuple):
+    """The cheapest way to a place among the phones, and the word (or silence) that led there."""
+
+    cost: float
+    word: int
+    start: int
+    before: "_Way | None"
+
+
+_Reached = dict[int, _Way]
+"""Number of phones taken to the cheapest way of taking them."""
+
+
+class _Search:
+    """Steps of the search for words among phones."""
+
+    def __init__(self, phones: list[int], costs: _LexiconCosts) -> None:
+        self._phones = phones
+        self._costs = costs
+        self.ambiguous = False
+
+    def extend(
+        self,
+        word: int,
+        pronunciations: Iterable[_Pronunciation],
+        *places: _Reached,
+        extra: float = 0.0,
+    ) -> _Reached:
+        """Let a word follow wherever one of its pronunciations does."""
+        reached: _Reached = {}
+        for place in places:
+            for at, way in place.items():
+                for pronunciation in pronunciations:
+                    to = at + len(pronunciation)
+                    if tuple(self._phones[at:to]) == pronunciation:
+                        cost = way.cost + self._costs.get((word, pronunciation), 0.0) + extra
+                        self.note(reached, to, _Way(cost, word, at, way))
+        return reached
+
+    def note(self, reached: _Reached, to: int, way: _Way) -> None:
+        """Keep the cheaper one of the ways to a place, and note where there are two."""
+        known = reached.get(to)
+        self.ambiguous |= known is not None
+        if known is None or way.cost < known.cost:
+            reached[to] = way
 
 
 def _read_align_lexicon(path: Path) -> Iterable[tuple[int, _Pronunciation]]:
