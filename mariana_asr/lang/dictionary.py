@@ -2,28 +2,31 @@
 
 import logging
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from mariana_asr.errors import DataError, counted
+from mariana_asr.files import write_text
+from mariana_asr.lang.lexicon_file import (
+    LEXICONS,
+    WITH_SILENCE,
+    Pronunciation,
+    SentenceSilence,
+    WordSilence,
+    has_silence,
+    lexicon_lines,
+    read_lexicon,
+    read_lines,
+    read_sentence_silence,
+    sentence_silence_lines,
+)
 
 logger = logging.getLogger(__name__)
 
 SILENCE_NAMES = ("SIL", "SPN", "NSN")
-_FORBIDDEN_WORDS = {"<eps>", "<s>", "</s>"}
-_DISAMBIGUATION = re.compile(r"#(\d+|nonterm.*)")
 _POSITION = re.compile(r".*_[BEIS]")
 _REMEDY = "A lexicon has lines 'word phone phone ...', lexiconp.txt 'word probability phone ...'"
-
-
-@dataclass(frozen=True)
-class Pronunciation:
-    """One way to say a word, with its probability relative to the word's likeliest one."""
-
-    word: str
-    probability: float
-    phones: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -36,6 +39,8 @@ class Dictionary:
         nonsilence_phones: Phones of speech; those of one inner list share tree roots.
         optional_silence: The silence phone that may stand between words.
         extra_questions: Sets of phones for the decision tree to ask about.
+        silence: Probabilities of silence at the ends of sentences; where they are given, every
+            pronunciation has its own too (`Pronunciation.silence`).
     """
 
     pronunciations: list[Pronunciation]
@@ -43,6 +48,7 @@ class Dictionary:
     nonsilence_phones: list[list[str]]
     optional_silence: str
     extra_questions: list[list[str]] = field(default_factory=list)
+    silence: SentenceSilence | None = None
 
     @property
     def words(self) -> set[str]:
@@ -64,14 +70,15 @@ class Dictionary:
         Silence phones are ``silence_phone`` and those of SIL, SPN and NSN that occur; all other
         phones that occur are speech. A missing unknown word is added, said as
         ``spoken_noise_phone``. Whether the file has probabilities is seen by its name,
-        ``lexiconp.txt``.
+        ``lexiconp.txt`` or ``lexiconp_silprob.txt``; beside the latter ``silprob.txt`` must stand.
 
         Raises:
             DataError: Lists every problem of the file.
         """
         path = Path(path)
         problems: list[str] = []
-        pronunciations = _read_lexicon(path, path.name.startswith("lexiconp"), problems)
+        pronunciations = read_lexicon(path, problems)
+        sentences = _sentence_silence(path, pronunciations, problems)
         used = {phone for _, p in pronunciations for phone in p.phones}
         for line, entry in pronunciations:
             for phone in entry.phones:
@@ -80,7 +87,7 @@ class Dictionary:
         entries = _without_duplicates(path, pronunciations)
         if oov not in {p.word for p in entries}:
             logger.info("%s: added the word %s, said as %s", path, oov, spoken_noise_phone)
-            entries.append(Pronunciation(oov, 1.0, (spoken_noise_phone,)))
+            entries.append(_oov_pronunciation(oov, spoken_noise_phone, sentences))
             used.add(spoken_noise_phone)
         silence = [silence_phone]
         silence += [
@@ -94,6 +101,7 @@ class Dictionary:
             silence_phones=[[phone] for phone in silence],
             nonsilence_phones=[[phone] for phone in sorted(used - set(silence))],
             optional_silence=silence_phone,
+            silence=sentences,
         )
 
     def with_oov(self, oov: str) -> "Dictionary":
@@ -103,9 +111,8 @@ class Dictionary:
         silence = [phone for phones in self.silence_phones for phone in phones]
         phone = "SPN" if "SPN" in silence else self.optional_silence
         logger.info("added the word %s to the dictionary, said as %s", oov, phone)
-        return replace(
-            self, pronunciations=[*self.pronunciations, Pronunciation(oov, 1.0, (phone,))]
-        )
+        added = _oov_pronunciation(oov, phone, self.silence)
+        return replace(self, pronunciations=[*self.pronunciations, added])
 
 
 def read_dictionary(
@@ -113,11 +120,12 @@ def read_dictionary(
 ) -> Dictionary:
     """Read a Kaldi dict directory, or a lexicon file alone.
 
-    In a directory ``lexiconp.txt`` goes before ``lexicon.txt``.
+    In a directory ``lexiconp_silprob.txt``, with ``silprob.txt`` beside it, goes before
+    ``lexiconp.txt``, and that before ``lexicon.txt``.
 
     Where neither ``silence_phones.txt`` nor ``nonsilence_phones.txt`` stands beside the lexicon,
     the phones are deduced as by `Dictionary.from_lexicon`. A pronunciation that comes twice is
-    dropped with a warning. ``lexiconp_silprob.txt`` is not read.
+    dropped with a warning.
 
     Args:
         dict_dir: The directory or lexicon file.
@@ -134,11 +142,9 @@ def read_dictionary(
         )
     if not folder.is_dir():
         raise DataError("no such lexicon or dict directory", where=folder, remedy=_REMEDY)
-    lexicon = next((folder / n for n in _LEXICONS if (folder / n).exists()), None)
+    lexicon = next((folder / n for n in LEXICONS if (folder / n).exists()), None)
     if lexicon is None:
         raise DataError("neither lexiconp.txt nor lexicon.txt", where=folder, remedy=_REMEDY)
-    if (folder / "lexiconp_silprob.txt").exists():
-        logger.warning("%s: lexiconp_silprob.txt is not used, %s is", folder, lexicon.name)
     if not any((folder / f"{kind}_phones.txt").exists() for kind in ("silence", "nonsilence")):
         return Dictionary.from_lexicon(
             lexicon, oov=oov, position_dependent_phones=position_dependent_phones
@@ -156,7 +162,7 @@ def read_dictionary(
             f"{folder}: the phone {phone!r} is in silence_phones.txt and nonsilence_phones.txt"
         )
     optional = [
-        word for _, words in _lines(folder / "optional_silence.txt", problems) for word in words
+        word for _, words in read_lines(folder / "optional_silence.txt", problems) for word in words
     ]
     if len(optional) != 1:
         problems.append(f"{folder}/optional_silence.txt: expected one phone, found {optional}")
@@ -164,7 +170,8 @@ def read_dictionary(
         problems.append(
             f"{folder}/optional_silence.txt: the phone {optional[0]!r} is not in silence_phones.txt"
         )
-    numbered = _read_lexicon(lexicon, lexicon.name == "lexiconp.txt", problems)
+    numbered = read_lexicon(lexicon, problems)
+    sentences = _sentence_silence(lexicon, numbered, problems)
     for line, entry in numbered:
         for phone in dict.fromkeys(entry.phones):
             if phone not in known:
@@ -173,7 +180,7 @@ def read_dictionary(
                     "silence_phones.txt nor in nonsilence_phones.txt"
                 )
     questions_file = folder / "extra_questions.txt"
-    questions = list(_lines(questions_file, problems)) if questions_file.exists() else []
+    questions = list(read_lines(questions_file, problems)) if questions_file.exists() else []
     for line, phones in questions:
         for phone in phones:
             if phone not in known:
@@ -185,40 +192,84 @@ def read_dictionary(
         nonsilence_phones=nonsilence,
         optional_silence=optional[0],
         extra_questions=[phones for _, phones in questions],
+        silence=sentences,
     )
 
 
-_LEXICONS = ("lexiconp.txt", "lexicon.txt")
+def write_dictionary(dictionary: Dictionary, out_dir: str | Path) -> None:
+    """Write a dict directory: lexicons, ``silprob.txt`` and the lists of phones.
 
-
-def _lines(path: Path, problems: list[str]) -> Iterator[tuple[int, list[str]]]:
-    """Yield line numbers and words; only ASCII white space parts words, as in Kaldi."""
-    try:
-        content = path.read_bytes().removeprefix(b"\xef\xbb\xbf")
-    except OSError as error:
-        problems.append(f"{path}: {error.strerror}")
+    ``lexicon.txt`` and ``lexiconp.txt`` are always written; ``lexiconp_silprob.txt`` and
+    ``silprob.txt`` where the dictionary has probabilities of silence, and are removed where it
+    has none. All lexicons have the order of ``dictionary.pronunciations``.
+    """
+    out = Path(out_dir)
+    entries = dictionary.pronunciations
+    # It goes before the other lexicons when it is read, so it must not stand beside others.
+    (out / WITH_SILENCE).unlink(missing_ok=True)
+    sets = {
+        "silence_phones.txt": dictionary.silence_phones,
+        "nonsilence_phones.txt": dictionary.nonsilence_phones,
+        "optional_silence.txt": [[dictionary.optional_silence]],
+        "extra_questions.txt": dictionary.extra_questions,
+    }
+    for name, rows in sets.items():
+        write_text(out / name, "".join(f"{' '.join(row)}\n" for row in rows))
+    write_text(out / "lexicon.txt", lexicon_lines(entries))
+    write_text(out / "lexiconp.txt", lexicon_lines(entries, probabilities=True))
+    if dictionary.silence is None:
+        (out / "silprob.txt").unlink(missing_ok=True)
         return
-    lines = content.split(b"\n")
-    if not lines[-1]:
-        lines.pop()
-    for number, raw in enumerate(lines, 1):
-        try:
-            words = [word.decode("utf-8") for word in raw.split()]
-        except UnicodeDecodeError:
-            problems.append(f"{path}:{number}: not UTF-8")
-            continue
-        if any(character.isspace() for word in words for character in word):
-            problems.append(f"{path}:{number}: white space other than blank and tab")
-        elif words:
-            yield number, words
-        else:
-            problems.append(f"{path}:{number}: empty line")
+    write_text(out / "silprob.txt", sentence_silence_lines(dictionary.silence))
+    write_text(out / WITH_SILENCE, lexicon_lines(entries, silence=True))
+
+
+def _sentence_silence(
+    lexicon: Path, entries: list[tuple[int, Pronunciation]], problems: list[str]
+) -> SentenceSilence | None:
+    """Read the ``silprob.txt`` of a lexicon with silence, and compare that with its fellows."""
+    if not has_silence(lexicon):
+        return None
+    if not problems:
+        problems += _differences(lexicon, entries)
+    return read_sentence_silence(lexicon.with_name("silprob.txt"), problems)
+
+
+def _differences(lexicon: Path, entries: list[tuple[int, Pronunciation]]) -> list[str]:
+    """What another lexicon of the directory has otherwise, as when one of them was edited."""
+    others = (lexicon.with_name(name) for name in LEXICONS if name != lexicon.name)
+    other = next((path for path in others if path.exists()), None)
+    if other is None:
+        return []
+    problems: list[str] = []
+    known = {(entry.word, entry.phones): line for line, entry in entries}
+    found = set()
+    for line, entry in read_lexicon(other, problems):
+        found.add((entry.word, entry.phones))
+        if (entry.word, entry.phones) not in known:
+            problems.append(
+                f"{other}:{line}: {lexicon.name} lacks this pronunciation of {entry.word!r} "
+                f"(learn the probabilities again, or remove {lexicon.name})"
+            )
+    return problems + [
+        f"{lexicon}:{line}: {other.name} lacks this pronunciation of {word!r}"
+        for (word, phones), line in known.items()
+        if (word, phones) not in found
+    ]
+
+
+def _oov_pronunciation(word: str, phone: str, sentences: SentenceSilence | None) -> Pronunciation:
+    if sentences is None:
+        return Pronunciation(word, 1.0, (phone,))
+    # Like any word of which nothing is known; a certain silence would leave no other way on.
+    silence = WordSilence(min(sentences.overall, 0.99), 1.0, 1.0)
+    return Pronunciation(word, 1.0, (phone,), silence)
 
 
 def _read_phone_sets(path: Path, problems: list[str], position_dependent: bool) -> list[list[str]]:
     sets = []
     seen: set[str] = set()
-    for number, phones in _lines(path, problems):
+    for number, phones in read_lines(path, problems):
         for phone in phones:
             if phone in seen:
                 problems.append(f"{path}:{number}: the phone {phone!r} comes twice")
@@ -239,37 +290,6 @@ def _phone_problems(where: str, phone: str, position_dependent: bool) -> list[st
             "(rename it, or set position_dependent_phones to false)"
         ]
     return []
-
-
-def _read_lexicon(
-    path: Path, with_probabilities: bool, problems: list[str]
-) -> list[tuple[int, Pronunciation]]:
-    entries = []
-    before = len(problems)
-    for number, (word, *rest) in _lines(path, problems):
-        where = f"{path}:{number}"
-        if word in _FORBIDDEN_WORDS or _DISAMBIGUATION.fullmatch(word):
-            problems.append(f"{where}: {word!r} cannot be a word of the dictionary")
-            continue
-        probability = 1.0
-        if with_probabilities:
-            given = rest.pop(0) if rest else ""
-            try:
-                probability = float(given)
-            except ValueError:
-                probability = float("nan")
-            if not 0.0 < probability <= 1.0:
-                problems.append(
-                    f"{where}: the probability {given!r} of {word!r} is not above 0 and at most 1"
-                )
-                continue
-        if not rest:
-            problems.append(f"{where}: the word {word!r} has no pronunciation")
-            continue
-        entries.append((number, Pronunciation(word, probability, tuple(rest))))
-    if not entries and len(problems) == before:
-        problems.append(f"{path}: empty")
-    return entries
 
 
 def _without_duplicates(

@@ -3,11 +3,14 @@
 import math
 from collections import Counter
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from mariana_asr.kaldi import kaldifst
 from mariana_asr.lang.fst_arrays import FstArrays, to_fst
+from mariana_asr.lang.lexicon_file import SentenceSilence, WordSilence
 
 
 def add_disambiguation(
@@ -88,6 +91,73 @@ def lexicon_fst(
     num_states = inner + int((lengths - 1).sum())
     final = np.full(num_states, np.inf, dtype=np.float32)
     final[loop] = 0.0
+    return _built(columns, final, passed_through)
+
+
+def silence_lexicon_fst(
+    words: Sequence[int],
+    probabilities: Sequence[float],
+    pronunciations: Sequence[Sequence[int]],
+    silences: Sequence[WordSilence],
+    sentences: SentenceSilence,
+    *,
+    silence_phone: int,
+    silence_disambig: int | None = None,
+    passed_through: Sequence[tuple[int, int]] = (),
+) -> "kaldifst.StdVectorFst":
+    """Build L in which each pronunciation has probabilities of silence beside it.
+
+    Words leave from one of two states, which remember whether silence came before, and lead back
+    to both. Sorted by output label; states and arcs are those of Kaldi's
+    make_lexicon_fst_silprob.py. Source: Chen et al., "Pronunciation and silence probability
+    modeling for ASR", Interspeech 2015.
+
+    Args:
+        words: Word ids, one a pronunciation.
+        probabilities: Probabilities of the pronunciations, above 0 and at most 1.
+        pronunciations: Phone ids, at least one each.
+        silences: Silence beside the pronunciations, one each.
+        sentences: Silence at the ends of sentences.
+        silence_phone: The optional silence.
+        silence_disambig: Phone id of a disambiguation symbol that stands where silence does not.
+        passed_through: Phone and word ids of symbols of G that L passes through (#0).
+    """
+    start, without, silent, inner = 0, 1, 2, 3
+    pause = 0 if silence_disambig is None else silence_disambig
+    lengths = np.array([len(phones) for phones in pronunciations], dtype=np.int64)
+    labels = np.fromiter(
+        (phone for phones in pronunciations for phone in phones), np.int64, int(lengths.sum())
+    )
+    costs = -np.log(np.array(probabilities, dtype=np.float64))
+    beside = np.array([(s.after, s.before, s.not_before) for s in silences], dtype=np.float64)
+    after, before, not_before = beside.T
+    # Each phone enters a state of its own; the first one has an arc from either loop state.
+    ends = np.cumsum(lengths)
+    firsts, lasts = inner + ends - lengths, inner + ends - 1
+    within = np.setdiff1d(inner + np.arange(len(labels)), firsts)
+    one, none = np.ones(len(lengths), dtype=np.int64), np.zeros(len(within))
+    first_phones, word_ids = labels[firsts - inner], np.array(words, dtype=np.int64)
+    blocks = [
+        ([start], [without], [pause], [0], [-math.log(1.0 - sentences.begin)]),
+        ([start], [silent], [silence_phone], [0], [-math.log(sentences.begin)]),
+        (without * one, firsts, first_phones, word_ids, costs - np.log(not_before)),
+        (silent * one, firsts, first_phones, word_ids, costs - np.log(before)),
+        (within - 1, within, labels[within - inner], none, none),
+        (lasts, without * one, pause * one, 0 * one, -np.log(1.0 - after)),
+        (lasts, silent * one, silence_phone * one, 0 * one, -np.log(after)),
+    ]
+    columns = [np.concatenate(parts) for parts in zip(*blocks, strict=True)]
+    final = np.full(inner + len(labels), np.inf, dtype=np.float32)
+    final[without], final[silent] = -math.log(sentences.not_end), -math.log(sentences.end)
+    return _built(columns, final, passed_through)
+
+
+def _built(
+    columns: Sequence[NDArray[Any]],
+    final: NDArray[np.float32],
+    passed_through: Sequence[tuple[int, int]],
+) -> "kaldifst.StdVectorFst":
+    """Make the transducer of arcs (source, target, labels, cost), with loops for symbols of G."""
     source, target, ilabel, olabel = (c.astype(np.int32) for c in columns[:4])
     fst = to_fst(FstArrays(source, target, ilabel, olabel, columns[4].astype(np.float32), final))
     if passed_through:

@@ -24,7 +24,8 @@ class LangOptions(Options):
     """Let all silence phones share their pdfs; only their transitions differ then."""
 
     sil_prob: float = Field(default=0.5, ge=0.0, lt=1.0)
-    """Probability of silence between words; 0 allows none."""
+    """Probability of silence between words; 0 allows none. Not used where the dictionary has
+    lexiconp_silprob.txt, which tells it word by word."""
 
     oov: str = Field(default="<UNK>", pattern=r"^\S+$")
     """The word that words outside of the dictionary become."""

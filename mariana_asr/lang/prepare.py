@@ -6,10 +6,11 @@ from pathlib import Path
 
 from mariana_asr.errors import DataError
 from mariana_asr.files import write_text
+from mariana_asr.kaldi import kaldifst
 from mariana_asr.lang.dictionary import Dictionary
 from mariana_asr.lang.fst_arrays import write_fst
 from mariana_asr.lang.langdir import Lang, read_lang
-from mariana_asr.lang.lexicon_fst import add_disambiguation, lexicon_fst
+from mariana_asr.lang.lexicon_fst import add_disambiguation, lexicon_fst, silence_lexicon_fst
 from mariana_asr.lang.options import LangOptions
 from mariana_asr.lang.topology import topology_text
 
@@ -22,15 +23,17 @@ _PLACE_IN_WORD = {"_B": "begin", "_E": "end", "_I": "internal", "_S": "singleton
 def prepare_lang(dictionary: Dictionary, options: LangOptions, out_dir: str | Path) -> Lang:
     """Write the lang directory that Kaldi's utils/prepare_lang.sh writes.
 
-    A missing unknown word is added to the dictionary (`Dictionary.with_oov`). A ``G.fst`` that
-    stands in ``out_dir`` is removed, since its word ids may no longer hold.
+    A missing unknown word is added to the dictionary (`Dictionary.with_oov`). Where the
+    dictionary has probabilities of silence, the lexicon transducers have them and ``sil_prob``
+    is not used. A ``G.fst`` that stands in ``out_dir`` is removed, since its word ids may no
+    longer hold.
 
     Returns:
         The directory as `read_lang` reads it.
 
     Raises:
-        DataError: A phone of a pronunciation is in no list of phones, or phones end like
-            position-dependent ones.
+        DataError: A phone of a pronunciation is in no list of phones, phones end like
+            position-dependent ones, or some pronunciations only have probabilities of silence.
     """
     out = Path(out_dir)
     dictionary = dictionary.with_oov(options.oov)
@@ -41,33 +44,20 @@ def prepare_lang(dictionary: Dictionary, options: LangOptions, out_dir: str | Pa
     for name, text in files.items():
         write_text(out / name, text)
 
-    entries = dictionary.pronunciations
-    words = [texts.words[entry.word] for entry in entries]
-    probabilities = [entry.probability for entry in entries]
-    silence_phone = texts.phones[dictionary.optional_silence]
-    plain = lexicon_fst(
-        words,
-        probabilities,
-        [[texts.phones[p] for p in phones] for phones in texts.positioned],
-        sil_prob=options.sil_prob,
-        silence_phone=silence_phone,
+    write_fst(out / "L.fst", texts.lexicon(texts.positioned))
+    write_fst(
+        out / "L_disambig.fst",
+        texts.lexicon(
+            texts.marked,
+            silence_disambig=texts.phones[texts.disambig[-1]],
+            passed_through=[(texts.phones["#0"], texts.words["#0"])],
+        ),
     )
-    write_fst(out / "L.fst", plain)
-    marked = lexicon_fst(
-        words,
-        probabilities,
-        [[texts.phones[p] for p in phones] for phones in texts.marked],
-        sil_prob=options.sil_prob,
-        silence_phone=silence_phone,
-        silence_disambig=texts.phones[texts.disambig[-1]],
-        passed_through=[(texts.phones["#0"], texts.words["#0"])],
-    )
-    write_fst(out / "L_disambig.fst", marked)
     logger.info(
         "%s: %d words, %d pronunciations, %d phones",
         out,
         len(dictionary.words),
-        len(entries),
+        len(dictionary.pronunciations),
         len(texts.silence) + len(texts.nonsilence),
     )
     return read_lang(out)
@@ -100,6 +90,40 @@ class _Texts:
         if not self.options.position_dependent_phones:
             return sets
         return [[phone + suffix for phone in phones for suffix in suffixes] for phones in sets]
+
+    def lexicon(
+        self,
+        pronunciations: Sequence[tuple[str, ...]],
+        *,
+        silence_disambig: int | None = None,
+        passed_through: Sequence[tuple[int, int]] = (),
+    ) -> "kaldifst.StdVectorFst":
+        """Build L of the dictionary's words with these phones, one tuple a pronunciation."""
+        entries = self.dictionary.pronunciations
+        words = [self.words[entry.word] for entry in entries]
+        probabilities = [entry.probability for entry in entries]
+        phones = [[self.phones[phone] for phone in row] for row in pronunciations]
+        silence_phone = self.phones[self.dictionary.optional_silence]
+        if self.dictionary.silence is None:
+            return lexicon_fst(
+                words,
+                probabilities,
+                phones,
+                sil_prob=self.options.sil_prob,
+                silence_phone=silence_phone,
+                silence_disambig=silence_disambig,
+                passed_through=passed_through,
+            )
+        return silence_lexicon_fst(
+            words,
+            probabilities,
+            phones,
+            [entry.silence for entry in entries if entry.silence is not None],
+            self.dictionary.silence,
+            silence_phone=silence_phone,
+            silence_disambig=silence_disambig,
+            passed_through=passed_through,
+        )
 
     def files(self) -> dict[str, str]:
         """Map file names within the lang directory to contents."""
@@ -202,6 +226,8 @@ def _check_phones(dictionary: Dictionary, position_dependent: bool) -> None:
         unknown = [phone for phone in entry.phones if phone not in known]
         if unknown or not entry.phones:
             problems.append(f"{entry.word!r}: unknown phones {unknown} or no phone at all")
+        if (entry.silence is None) != (dictionary.silence is None):
+            problems.append(f"{entry.word!r}: probabilities of silence must stand with all or none")
     if position_dependent:
         problems += [f"the phone {p!r} ends in {p[-2:]}" for p in phones if p[-2:] in _POSITIONS]
     if problems:

@@ -3,7 +3,8 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from mariana_asr.kaldi import kaldifst
+from mariana_asr.kaldi import kaldi_hmm_gmm, kaldifst
+from mariana_asr.lang.langdir import Lang
 
 TOY_LEXICON = """\
 one W AH N
@@ -47,3 +48,12 @@ def path_cost(
         return None
     _, _, _, weight = kaldifst.get_linear_symbol_sequence(kaldifst.shortest_path(fst))
     return float(weight.value)
+
+
+def monophone_model(lang: Lang) -> tuple[object, object]:
+    """A tree of one leaf a state and phone, and its transition model."""
+    topology = lang.topology()
+    tree = kaldi_hmm_gmm.monophone_context_dependency(
+        lang.silence_phones + lang.nonsilence_phones, topology.get_phone_to_num_pdf_classes()
+    )
+    return tree, kaldi_hmm_gmm.TransitionModel(tree, topology)

@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from lang_examples import path_cost
+from lang_examples import monophone_model, path_cost
 
 from mariana_asr.errors import FormatError, StageError
-from mariana_asr.kaldi import kaldi_hmm_gmm, kaldifst
+from mariana_asr.kaldi import kaldifst
 from mariana_asr.lang.fst_arrays import FstArrays, from_fst, read_fst, to_fst
 from mariana_asr.lang.fst_operations import (
     connect,
@@ -23,14 +23,6 @@ from mariana_asr.lang.grammar import make_grammar
 from mariana_asr.lang.graph import make_graph
 from mariana_asr.lang.langdir import Lang, read_lang
 from mariana_asr.lang.options import GraphOptions, WordLoopLm
-
-
-def monophone_model(lang: Lang) -> tuple[object, object]:
-    topology = lang.topology()
-    tree = kaldi_hmm_gmm.monophone_context_dependency(
-        lang.silence_phones + lang.nonsilence_phones, topology.get_phone_to_num_pdf_classes()
-    )
-    return tree, kaldi_hmm_gmm.TransitionModel(tree, topology)
 
 
 def random_path(fst: FstArrays, generator: random.Random) -> tuple[list[int], list[int]]:
