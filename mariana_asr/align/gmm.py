@@ -126,20 +126,28 @@ class DiagGmms:
         return taken
 
     @cached_property
-    def projection(self) -> Floats:
-        """Matrix that takes [x, x squared] to log-likelihoods without gconsts, (2 D, G)."""
-        return np.ascontiguousarray(
-            np.concatenate([self.means_inv_vars, -0.5 * self.inv_vars], axis=1).T
+    def coefficients(self) -> Floats:
+        """Rows whose products with [1, x, x squared] are log-likelihoods, (G, 1 + 2 D)."""
+        return np.concatenate(
+            [self.gconsts[:, None], self.means_inv_vars, np.float32(-0.5) * self.inv_vars], axis=1
         )
 
-    def component_log_likelihoods(self, feats: NDArray[np.floating]) -> Floats:
-        """Log of weight times density of every Gaussian; (T, D) to (T, G)."""
+    @property
+    def projection(self) -> Floats:
+        """Matrix that takes [x, x squared] to log-likelihoods without gconsts, (2 D, G)."""
+        return self.coefficients[:, 1:].T
+
+    def expand(self, feats: NDArray[np.floating]) -> Floats:
+        """Make [1, x, x squared] of every frame; (T, D) to (T, 1 + 2 D)."""
         feats = np.asarray(feats, dtype=np.float32)
         if feats.ndim != 2 or feats.shape[1] != self.dim:
             raise ValueError(f"features of shape {feats.shape} for a model of dim {self.dim}")
-        scores = np.concatenate([feats, np.square(feats)], axis=1) @ self.projection
-        scores += self.gconsts
-        return scores
+        ones = np.ones((len(feats), 1), dtype=np.float32)
+        return np.concatenate([ones, feats, feats * feats], axis=1)
+
+    def component_log_likelihoods(self, feats: NDArray[np.floating]) -> Floats:
+        """Log of weight times density of every Gaussian; (T, D) to (T, G)."""
+        return self.expand(feats) @ self.coefficients.T
 
     def log_likelihoods(self, feats: NDArray[np.floating]) -> Floats:
         """Log-likelihood of every frame under every pdf; (T, D) to (T, P)."""

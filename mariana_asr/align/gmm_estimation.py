@@ -1,7 +1,9 @@
 """Maximum likelihood estimation of GMMs: EM statistics, update, and splitting of Gaussians."""
 
 import heapq
+from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,27 +31,34 @@ class GmmStats:
     """Sums over frames that the M step needs, in double precision (Kaldi: AccumAmDiagGmm).
 
     Attributes:
-        occupancy: Expected count of frames of each Gaussian, shape (G,).
-        moments: Sums of features and of their squares, weighted by the Gaussians' posteriors,
-            shape (G, 2 D).
+        sums: Sums of [1, x, x squared], weighted by the Gaussians' posteriors, shape
+            (G, 1 + 2 D).
         log_like: Log-likelihood of all frames under the pdfs they are aligned to.
         frames: Number of frames.
     """
 
-    occupancy: NDArray[np.float64]
-    moments: NDArray[np.float64]
+    sums: NDArray[np.float64]
     log_like: float = 0.0
     frames: int = 0
 
     @classmethod
     def empty(cls, gmms: DiagGmms) -> "GmmStats":
         """Statistics of no frames."""
-        return cls(np.zeros(gmms.num_gaussians), np.zeros((gmms.num_gaussians, 2 * gmms.dim)))
+        return cls(np.zeros((gmms.num_gaussians, 1 + 2 * gmms.dim)))
+
+    @property
+    def occupancy(self) -> NDArray[np.float64]:
+        """Expected count of frames of each Gaussian, shape (G,)."""
+        return self.sums[:, 0]
+
+    @property
+    def moments(self) -> NDArray[np.float64]:
+        """Weighted sums of features and of their squares, shape (G, 2 D)."""
+        return self.sums[:, 1:]
 
     def add(self, other: "GmmStats") -> None:
         """Add the statistics of other frames under the same model."""
-        self.occupancy += other.occupancy
-        self.moments += other.moments
+        self.sums += other.sums
         self.log_like += other.log_like
         self.frames += other.frames
 
@@ -59,32 +68,64 @@ class GmmStats:
         """E step: add frames of features (T, D), each aligned to one pdf (T,).
 
         Frames of the same pdf are taken together, so that likelihoods and sums are matrix
-        products: the more frames in one call, the faster.
+        products: the more frames in one call, the faster. Products are in single precision over
+        at most ``BLOCK_FRAMES`` frames of a pdf, whose sums are added in double.
         """
-        if not len(feats):
-            return
-        order = np.argsort(pdfs, kind="stable")
-        feats64 = feats[order].astype(np.float64)
-        expanded = np.concatenate([feats64, np.square(feats64)], axis=1)
-        single = expanded.astype(np.float32)
-        projection, gconsts = gmms.projection, gmms.gconsts
-        present, starts = np.unique(pdfs[order], return_index=True)
-        ends = np.append(starts[1:], len(pdfs))
-        for pdf, start, end in zip(present.tolist(), starts, ends, strict=True):
-            own = slice(gmms.offsets[pdf], gmms.offsets[pdf + 1])
-            scores = single[start:end] @ projection[:, own] + gconsts[own]
-            highest = scores.max(axis=1, keepdims=True)
-            posteriors = np.exp(scores - highest)
-            sums = posteriors.sum(axis=1, keepdims=True)
-            posteriors /= sums
-            self.log_like += float((highest + np.log(sums)).sum(dtype=np.float64))
-            self.occupancy[own] += posteriors.sum(axis=0, dtype=np.float64)
-            self.moments[own] += posteriors.T.astype(np.float64) @ expanded[start:end]
+        coefficients = gmms.coefficients
+        for rows, frames, gaussians in _batches(gmms, pdfs):
+            expanded = gmms.expand(feats.take(rows, axis=0))
+            pairs = list(zip(frames, gaussians, strict=True))
+            scores = np.concatenate(
+                [coefficients[own].dot(expanded[span].T) for span, own in pairs], axis=1
+            )
+            highest = scores.max(axis=0)
+            scores -= highest
+            posteriors = np.exp(scores, out=scores)
+            totals = posteriors.sum(axis=0)
+            posteriors /= totals
+            self.log_like += float((highest + np.log(totals)).sum(dtype=np.float64))
+            for span, own in pairs:
+                self.sums[own] += posteriors[:, span].dot(expanded[span])
         self.frames += len(feats)
 
     def pdf_occupancy(self, gmms: DiagGmms) -> NDArray[np.float64]:
         """Count of frames of each pdf, shape (P,)."""
         return np.add.reduceat(self.occupancy, gmms.offsets[:-1])
+
+
+BLOCK_FRAMES = 2048
+"""Frames that are expanded and scored at once: few enough to stay in a processor's cache."""
+
+
+def _batches(
+    gmms: DiagGmms, pdfs: NDArray[np.integer]
+) -> Iterator[tuple[NDArray[np.int64], list[slice], list[slice]]]:
+    """Batches of frames of pdfs with equally many Gaussians, which softmaxes take together.
+
+    Yields the indices of the frames, those of one pdf side by side; then for each run of frames
+    of one pdf, its place in the batch and the pdf's Gaussians.
+    """
+    by_count = np.argsort(gmms.counts, kind="stable")
+    # Small integers are sorted by radix, several times faster than others.
+    rank = np.empty(gmms.num_pdfs, dtype=np.min_scalar_type(gmms.num_pdfs))
+    rank[by_count] = np.arange(gmms.num_pdfs)
+    keys = rank[pdfs]
+    order = np.argsort(keys, kind="stable")
+    frames = np.bincount(keys, minlength=gmms.num_pdfs)
+    firsts = np.cumsum(frames) - frames
+    starts = np.union1d(firsts[frames > 0], np.arange(0, len(pdfs), BLOCK_FRAMES))
+    pdf_of_run = by_count[keys[order[starts]]]
+    counts = gmms.counts[pdf_of_run]
+    begins_batch = (np.diff(counts, prepend=0) != 0) | (starts % BLOCK_FRAMES == 0)
+    bounds = np.append(starts, len(pdfs))
+    for first, end in pairwise([*np.flatnonzero(begins_batch).tolist(), len(starts)]):
+        places = (bounds[first : end + 1] - bounds[first]).tolist()
+        count = int(counts[first])
+        yield (
+            order[bounds[first] : bounds[end]],
+            [slice(a, b) for a, b in pairwise(places)],
+            [slice(a, a + count) for a in gmms.offsets[pdf_of_run[first:end]].tolist()],
+        )
 
 
 @dataclass(frozen=True)
