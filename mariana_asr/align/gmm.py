@@ -1,8 +1,9 @@
 """Gaussian mixture models of all pdfs in one set of arrays."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
@@ -145,19 +146,26 @@ class DiagGmms:
         ones = np.ones((len(feats), 1), dtype=np.float32)
         return np.concatenate([ones, feats, feats * feats], axis=1)
 
-    def component_log_likelihoods(self, feats: NDArray[np.floating]) -> Floats:
-        """Log of weight times density of every Gaussian; (T, D) to (T, G)."""
-        return self.expand(feats) @ self.coefficients.T
-
-    def log_likelihoods(self, feats: NDArray[np.floating]) -> Floats:
-        """Log-likelihood of every frame under every pdf; (T, D) to (T, P)."""
-        return log_sum_exp_by_pdf(self.component_log_likelihoods(feats), self.offsets)
+    def log_likelihoods(
+        self,
+        feats: NDArray[np.floating],
+        pdfs: Sequence[int] | NDArray[np.integer] | None = None,
+    ) -> Floats:
+        """Log-likelihood of every frame under every pdf, or those given; (T, D) to (T, P)."""
+        pdfs = np.arange(self.num_pdfs) if pdfs is None else np.asarray(pdfs)
+        frames = np.ascontiguousarray(self.expand(feats).T)
+        log_likes = np.empty((len(pdfs), len(feats)), dtype=np.float32)
+        for places, count in groups_by_count(self.counts[pdfs]):
+            rows = self.offsets[pdfs[places], None] + np.arange(count)
+            scores = self.coefficients.take(rows.ravel(), axis=0).dot(frames)
+            log_likes[places] = _log_sum_exp(scores.reshape(len(places), count, len(feats)))
+        return np.ascontiguousarray(log_likes.T)
 
     def select(self, pdfs: Sequence[int] | NDArray[np.integer]) -> "DiagGmms":
         """The model of some pdfs only, in the order given."""
         pdfs = np.asarray(pdfs)
         counts = self.counts[pdfs]
-        rows = _ranges(self.offsets[pdfs], counts)
+        rows = ranges(self.offsets[pdfs], counts)
         return self._rows(rows, counts)
 
     def _rows(self, rows: NDArray[np.integer], counts: NDArray[np.integer]) -> "DiagGmms":
@@ -181,20 +189,26 @@ def offsets_of(counts: NDArray[np.integer] | Sequence[int]) -> NDArray[np.int64]
     return np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
 
 
-def log_sum_exp_by_pdf(scores: Floats, offsets: NDArray[np.int64]) -> Floats:
-    """Sum neighbouring columns as probabilities; (T, G) to (T, P). ``scores`` is overwritten."""
-    starts = offsets[:-1]
-    counts = np.diff(offsets)
-    if (counts == 1).all():
-        return scores
-    highest = np.maximum.reduceat(scores, starts, axis=1)
-    scores -= np.repeat(highest, counts, axis=1)
+def groups_by_count(counts: NDArray[np.integer]) -> Iterator[tuple[NDArray[np.int64], int]]:
+    """Indices of equal counts, and the count; the arrays of such pdfs stack without padding."""
+    order = np.argsort(counts, kind="stable")
+    cuts = np.flatnonzero(np.diff(counts[order], prepend=0)).tolist()
+    for start, end in pairwise([*cuts, len(order)]):
+        yield order[start:end], int(counts[order[start]])
+
+
+def _log_sum_exp(scores: Floats) -> Floats:
+    """Sum along the middle axis as probabilities; ``scores`` is overwritten."""
+    if scores.shape[1] == 1:
+        return scores[:, 0]
+    highest = scores.max(axis=1)
+    scores -= highest[:, None]
     np.exp(scores, out=scores)
-    sums = np.add.reduceat(scores, starts, axis=1)
+    sums = scores.sum(axis=1)
     return np.log(sums, out=sums) + highest
 
 
-def _ranges(starts: NDArray[np.integer], counts: NDArray[np.integer]) -> NDArray[np.int64]:
+def ranges(starts: NDArray[np.integer], counts: NDArray[np.integer]) -> NDArray[np.int64]:
     """Concatenation of ``range(start, start + count)``."""
     ends = np.cumsum(counts)
     return np.repeat(starts - (ends - counts), counts) + np.arange(ends[-1] if len(ends) else 0)

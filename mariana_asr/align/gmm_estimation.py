@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
 
-from mariana_asr.align.gmm import DiagGmms, offsets_of
+from mariana_asr.align.gmm import DiagGmms, offsets_of, ranges
 from mariana_asr.options import Options
 
 
@@ -159,15 +159,17 @@ def mle_update(
         keep[:] = True
 
     weights = np.where(enough, share, np.maximum(share, options.min_gaussian_weight))
-    means, variances = gmms.means.copy(), gmms.variances.copy()
-    moments = stats.moments[enough] / occupancy[enough, None]
-    means[enough] = moments[:, :dim]
-    raw = moments[:, dim:] - np.square(moments[:, :dim])
-    variances[enough] = np.maximum(raw, options.min_variance)
+    moments = stats.moments / np.where(enough, occupancy, 1)[:, None]
+    means, variances = moments[:, :dim], moments[:, dim:]
+    variances -= np.square(means)
+    floored = int((variances[enough] < options.min_variance).any(axis=1).sum())
+    np.maximum(variances, options.min_variance, out=variances)
+    old_inv_vars = gmms.inv_vars[~enough].astype(np.float64)
+    means[~enough] = gmms.means_inv_vars[~enough] / old_inv_vars
+    variances[~enough] = 1 / old_inv_vars
     updated = DiagGmms.from_moments(weights, means, variances, gmms.offsets)
     if not keep.all():
         updated = _without(updated, keep, owner)
-    floored = int((raw < options.min_variance).any(axis=1).sum())
     return updated, UpdateSummary(removed=int((~keep).sum()), floored=floored)
 
 
@@ -194,20 +196,21 @@ def split_targets(
     Counts grow in proportion to occupancy to the ``power``, from one each up to ``target``
     together; no pdf gets more than its count of frames over ``min_count``.
     """
-    counts = np.ones(len(pdf_occupancy), dtype=np.int64)
-    scaled = np.asarray(pdf_occupancy, dtype=np.float32) ** np.float32(power)
-    queue = [(-float(value), pdf) for pdf, value in enumerate(scaled) if value > 0]
+    scaled = (np.asarray(pdf_occupancy, dtype=np.float32) ** np.float32(power)).tolist()
+    frames = np.asarray(pdf_occupancy).tolist()
+    counts = [1] * len(frames)
+    queue = [(-value, pdf) for pdf, value in enumerate(scaled) if value > 0]
     heapq.heapify(queue)
     left = target - len(counts)
     while left > 0 and queue:
-        _, pdf = queue[0]
-        if (counts[pdf] + 1) * min_count >= pdf_occupancy[pdf]:
+        pdf = queue[0][1]
+        if (counts[pdf] + 1) * min_count >= frames[pdf]:
             heapq.heappop(queue)
             continue
         counts[pdf] += 1
         left -= 1
-        heapq.heapreplace(queue, (-float(scaled[pdf]) / (counts[pdf] + 1e-10), pdf))
-    return counts
+        heapq.heapreplace(queue, (-scaled[pdf] / (counts[pdf] + 1e-10), pdf))
+    return np.array(counts, dtype=np.int64)
 
 
 def split_by_count(
@@ -226,29 +229,22 @@ def split_by_count(
     apart by ``perturb_factor`` standard deviations times normal noise.
     """
     targets = split_targets(pdf_occupancy, target, power=power, min_count=min_count)
-    weights, means_inv_vars, inv_vars = [], [], []
-    for pdf, wanted in enumerate(targets.tolist()):
-        own = slice(gmms.offsets[pdf], gmms.offsets[pdf + 1])
-        pdf_weights = gmms.weights[own]
-        rows, inverse = gmms.means_inv_vars[own], gmms.inv_vars[own]
-        for _ in range(wanted - len(pdf_weights)):
-            heaviest = int(np.argmax(pdf_weights))
+    targets = np.maximum(targets, gmms.counts)
+    offsets = offsets_of(targets)
+    old = ranges(offsets[:-1], gmms.counts)
+    weights = np.empty(offsets[-1], dtype=np.float32)
+    means_inv_vars, inv_vars = np.empty((2, offsets[-1], gmms.dim), dtype=np.float32)
+    weights[old] = gmms.weights
+    means_inv_vars[old], inv_vars[old] = gmms.means_inv_vars, gmms.inv_vars
+    for pdf in np.flatnonzero(targets > gmms.counts).tolist():
+        start, end = offsets[pdf : pdf + 2].tolist()
+        for new in range(start + int(gmms.counts[pdf]), end):
+            heaviest = start + int(weights[start:new].argmax())
+            weights[[heaviest, new]] = weights[heaviest] / 2
+            inv_vars[new] = inv_vars[heaviest]
             # Means over variances move by standard deviations over variances.
-            shift = np.float32(perturb_factor) * (
-                random.standard_normal(gmms.dim, dtype=np.float32) * np.sqrt(inverse[heaviest])
-            )
-            half = pdf_weights[heaviest] / 2
-            pdf_weights, rows = np.append(pdf_weights, half), np.vstack([rows, rows[heaviest]])
-            inverse = np.vstack([inverse, inverse[heaviest]])
-            pdf_weights[heaviest] = half
-            rows[-1] += shift
-            rows[heaviest] -= shift
-        weights.append(pdf_weights)
-        means_inv_vars.append(rows)
-        inv_vars.append(inverse)
-    return DiagGmms(
-        np.concatenate(weights),
-        np.concatenate(means_inv_vars),
-        np.concatenate(inv_vars),
-        offsets_of([len(values) for values in weights]),
-    )
+            noise = random.standard_normal(gmms.dim, dtype=np.float32)
+            shift = np.float32(perturb_factor) * (noise * np.sqrt(inv_vars[new]))
+            means_inv_vars[new] = means_inv_vars[heaviest] + shift
+            means_inv_vars[heaviest] -= shift
+    return DiagGmms(weights, means_inv_vars, inv_vars, offsets)

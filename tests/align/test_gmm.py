@@ -118,6 +118,7 @@ def test_selected_pdfs_score_as_in_the_whole_model(gmms):
     pdfs = [3, 0, 2]
     whole = gmms.log_likelihoods(feats)
     np.testing.assert_allclose(gmms.select(pdfs).log_likelihoods(feats), whole[:, pdfs], rtol=1e-5)
+    np.testing.assert_allclose(gmms.log_likelihoods(feats, pdfs), whole[:, pdfs], rtol=1e-5)
 
 
 def test_features_of_another_dimension_are_refused(gmms):
@@ -176,18 +177,24 @@ def test_no_frames_change_nothing(gmms):
     assert stats.log_like == stats.frames == 0
 
 
+@pytest.mark.parametrize("remove", [True, False])
 @pytest.mark.parametrize("minimum", [0.0, 10.0, 45.0, 1e9])
-def test_the_update_equals_kaldis_whatever_it_removes(gmms, minimum):
+def test_the_update_equals_kaldis_whatever_it_removes(gmms, minimum, remove):
     feats, pdfs = frames(400)
     model = to_kaldi(gmms)
     options = khg.MleDiagGmmOptions()
     options.min_gaussian_occupancy = minimum
+    options.remove_low_count_gaussians = remove
     khg.mle_am_diag_gmm_update(
         options, kaldi_stats(model, feats, pdfs), khg.str_to_gmm_flags("mvwt"), model
     )
     stats = GmmStats.empty(gmms)
     stats.accumulate(gmms, feats, pdfs)
-    updated, summary = mle_update(gmms, stats, MleOptions(min_gaussian_occupancy=minimum))
+    updated, summary = mle_update(
+        gmms,
+        stats,
+        MleOptions(min_gaussian_occupancy=minimum, remove_low_count_gaussians=remove),
+    )
     assert updated.num_gaussians == model.num_gauss == sum(COUNTS) - summary.removed
     assert updated.counts.tolist() == [model.num_gauss_in_pdf(i) for i in range(len(COUNTS))]
     np.testing.assert_allclose(updated.weights, rows(model, "weights"), atol=1e-5)
@@ -253,6 +260,26 @@ def test_splitting_keeps_the_weights_sum_and_moves_the_halves_apart(gmms):
     assert 0 < distance.max() < 1.5
     np.testing.assert_allclose(split.variances[own], np.tile(gmms.variances[0], (12, 1)), rtol=1e-5)
     assert (gmms.means_inv_vars == before).all()
+
+
+def test_pdfs_that_get_no_more_gaussians_stay_as_they_are(gmms):
+    occupancy = np.array([1e4, 0, 0, 0, 0])
+    split = split_by_count(gmms, occupancy, 8, power=1, random=np.random.default_rng(0))
+    assert split.counts.tolist() == [4, *COUNTS[1:]]
+    for name in ("weights", "means_inv_vars", "inv_vars"):
+        np.testing.assert_array_equal(getattr(split, name)[4:], getattr(gmms, name)[1:])
+
+
+def test_the_heaviest_gaussian_is_split(gmms):
+    gmms = gmms.select([2])
+    heavy, light = np.argsort(gmms.weights)[::-1]
+    split = split_by_count(gmms, np.full(1, 1e4), 3, power=1, random=np.random.default_rng(0))
+    np.testing.assert_array_equal(split.weights[[heavy, 2]], gmms.weights[heavy] / 2)
+    np.testing.assert_array_equal(split.means_inv_vars[light], gmms.means_inv_vars[light])
+    np.testing.assert_allclose(
+        split.means_inv_vars[[heavy, 2]].mean(axis=0), gmms.means_inv_vars[heavy], rtol=1e-5
+    )
+    assert (split.means_inv_vars[heavy] != split.means_inv_vars[2]).all()
 
 
 def test_splitting_repeats_with_the_same_seed(gmms):
