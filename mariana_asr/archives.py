@@ -5,7 +5,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
-from typing import IO
+from typing import BinaryIO, cast
 
 import kaldiio
 import numpy as np
@@ -185,7 +185,8 @@ def iterate_int_vectors(path: str | Path) -> Iterator[tuple[str, NDArray[np.int3
     """
     path = Path(path)
     try:
-        with gzip.open(path, "rb") if path.suffix == ".gz" else open(path, "rb") as file:
+        with gzip.open(path, "rb") if path.suffix == ".gz" else open(path, "rb") as opened:
+            file = cast(BinaryIO, opened)
             while key := _read_key(file):
                 first = file.read(1)
                 if first == b"\0":
@@ -199,7 +200,7 @@ def iterate_int_vectors(path: str | Path) -> Iterator[tuple[str, NDArray[np.int3
         raise FormatError(f"not an archive of integer vectors: {error}", where=path) from error
 
 
-def _read_key(file: IO[bytes]) -> str:
+def _read_key(file: BinaryIO) -> str:
     """Read a key and the space after it; empty at the end of the archive."""
     key = b""
     while (byte := file.read(1)) not in (b" ", b""):
@@ -211,7 +212,7 @@ def _read_key(file: IO[bytes]) -> str:
     return key.decode().strip()
 
 
-def _read_binary_integers(file: IO[bytes], key: str) -> NDArray[np.int32]:
+def _read_binary_integers(file: BinaryIO, key: str) -> NDArray[np.int32]:
     if file.read(2) != b"B\4":
         raise ValueError(f"{key}: not a vector of 32-bit integers")
     count = int.from_bytes(file.read(4), "little")

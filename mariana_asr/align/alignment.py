@@ -14,9 +14,14 @@ from pydantic import Field
 from mariana_asr.align.gmm import DiagGmms
 from mariana_asr.align.graphs import GraphCompiler
 from mariana_asr.align.model_io import (
-    TransitionModel,
     read_transition_model,
-    transition_id_to_pdf,
+)
+from mariana_asr.align.phone_tables import check_phones
+from mariana_asr.align.transition_ids import (
+    alignment_to_pdfs,
+    alignment_to_phones,
+    check_transition_ids,
+    read_alignments,
 )
 from mariana_asr.align.tree_io import read_tree
 from mariana_asr.align.utterances import (
@@ -28,14 +33,24 @@ from mariana_asr.align.utterances import (
     usable_utterances,
 )
 from mariana_asr.align.viterbi import BeamOptions, ScaleOptions
-from mariana_asr.archives import iterate_int_vectors, write_int_vectors
+from mariana_asr.archives import write_int_vectors
 from mariana_asr.corpus.datadir import DataDir
-from mariana_asr.errors import DataError, FormatError, summarise
+from mariana_asr.errors import DataError
 from mariana_asr.features.reading import iterate_features
 from mariana_asr.files import atomic_file, write_text
-from mariana_asr.lang.langdir import Lang, read_symbol_table
+from mariana_asr.lang.langdir import Lang
 from mariana_asr.parallel import parallel_map
 from mariana_asr.skipped import Skipped
+
+__all__ = [
+    "AlignOptions",
+    "AlignSummary",
+    "align",
+    "alignment_to_pdfs",
+    "alignment_to_phones",
+    "check_transition_ids",
+    "read_alignments",
+]
 
 logger = logging.getLogger(__name__)
 
@@ -100,7 +115,7 @@ def align(
     """
     model_dir, out_dir = Path(model_dir), Path(out_dir)
     options = options or AlignOptions()
-    _check_phones(lang, model_dir)
+    check_phones(lang, model_dir)
     if acoustic_model is None:
         acoustic_model = GmmAcousticModel.load(model_dir)
     front_end = acoustic_model.front_end
@@ -159,94 +174,6 @@ def _collect(
             totals.log_like += log_like
             yield utterance, tids
         totals.retried += result.retried
-
-
-def read_alignments(path: str | Path) -> dict[str, NDArray[np.int32]]:
-    """Read the alignments of a directory (``ali.*.gz`` or ``ali.*.ark``) or of one archive.
-
-    Returns:
-        Utterance to transition ids, shape (T,).
-
-    Raises:
-        FormatError: There are none, one is damaged, or an utterance is in two of them.
-    """
-    return dict(iterate_alignments(path))
-
-
-def iterate_alignments(path: str | Path) -> Iterator[tuple[str, NDArray[np.int32]]]:
-    """Yield what ``read_alignments`` reads, one utterance after the other.
-
-    Raises:
-        FormatError: As there.
-    """
-    path = Path(path)
-    files = [path]
-    if path.is_dir():
-        files = sorted(path.glob("ali.*.gz")) or sorted(path.glob("ali.*.ark"))
-        if not files:
-            raise FormatError("no ali.*.gz or ali.*.ark here", where=path)
-    seen: set[str] = set()
-    for file in files:
-        for utterance, tids in iterate_int_vectors(file):
-            if utterance in seen:
-                raise FormatError(f"utterance {utterance} is there twice", where=file)
-            seen.add(utterance)
-            yield utterance, tids
-
-
-def alignment_to_pdfs(
-    tids: NDArray[np.integer], transition_model: TransitionModel
-) -> NDArray[np.int32]:
-    """Map transition ids to pdf ids, shape (T,) (Kaldi: ali-to-pdf).
-
-    Raises:
-        FormatError: A number is no transition id of the model.
-    """
-    check_transition_ids(tids, transition_model)
-    return transition_id_to_pdf(transition_model)[tids]
-
-
-def alignment_to_phones(
-    tids: NDArray[np.integer], transition_model: TransitionModel
-) -> list[tuple[int, int]]:
-    """Cut an alignment into phones: (phone id, frames) in order (Kaldi: SplitToPhones).
-
-    Raises:
-        FormatError: A number is no transition id of the model.
-    """
-    check_transition_ids(tids, transition_model)
-    distinct, inverse = np.unique(tids, return_inverse=True)
-    final = np.array([transition_model.is_final(tid) for tid in distinct.tolist()])[inverse]
-    loops = np.array([transition_model.is_self_loop(tid) for tid in distinct.tolist()])[inverse]
-    states = np.array(transition_model.id2state)[tids]
-    # A phone ends with the transition to its final state. Kaldi's graphs put the self-loops of
-    # the state that is left after that transition, so they still belong to the phone.
-    stays = np.append((states[1:] == states[:-1]) & loops[1:], False)
-    runs = np.cumsum(~stays) - ~stays  # frames of one run stay in one state
-    leaves = np.bincount(runs, final) > 0
-    ends = np.flatnonzero(~stays & leaves[runs]) + 1
-    if not len(ends) or ends[-1] != len(tids):
-        ends = np.append(ends, len(tids))
-    lengths = np.diff(ends, prepend=0)
-    return [
-        (transition_model.transition_id_to_phone(int(tids[end - 1])), int(length))
-        for end, length in zip(ends, lengths, strict=True)
-    ]
-
-
-def check_transition_ids(tids: NDArray[np.integer], transition_model: TransitionModel) -> None:
-    """Check that numbers are transition ids of a model.
-
-    Raises:
-        FormatError: Some are not.
-    """
-    highest = transition_model.num_transition_ids
-    bad = tids[(tids < 1) | (tids > highest)]
-    if len(bad):
-        raise FormatError(
-            f"{bad[0]} is no transition id: the model has 1 to {highest}",
-            remedy="Is this the model that the alignment was made with?",
-        )
 
 
 @dataclass
@@ -312,26 +239,3 @@ def _load_aligner(
 def _align_chunk(data: DataDir) -> _ChunkResult:
     assert _aligner is not None  # parallel_map's setup has run
     return _aligner.align(data)
-
-
-def _check_phones(lang: Lang, model_dir: Path) -> None:
-    """Check that a model was trained with the phones of a lang directory.
-
-    Raises:
-        FormatError: Their ids differ (Kaldi: utils/lang/check_phones_compatible.sh).
-    """
-    table = model_dir / "phones.txt"
-    if not table.exists():
-        return
-    trained = {s: n for s, n in read_symbol_table(table).items() if not s.startswith("#")}
-    given = {symbol: n for symbol, n in lang.phones.items() if not symbol.startswith("#")}
-    if differing := sorted(
-        symbol
-        for symbol in trained.keys() | given.keys()
-        if trained.get(symbol) != given.get(symbol)
-    ):
-        raise FormatError(
-            f"the model has other phones than {lang.path}: {summarise(differing)}",
-            where=table,
-            remedy="Use the lang directory that the model was trained with",
-        )

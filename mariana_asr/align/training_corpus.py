@@ -1,51 +1,108 @@
 """The training data of a GMM system, packed for many passes over it by several processes."""
 
 import json
-import logging
 import pickle
 import shutil
-from collections.abc import Iterator
-from dataclasses import dataclass, field
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 from functools import lru_cache, partial
 from pathlib import Path
 from tempfile import mkdtemp
 from types import TracebackType
+from typing import Any, NamedTuple, TypeVar
 from zlib import crc32
 
 import numpy as np
 from numpy.typing import NDArray
 
-from mariana_asr.align.gmm import DiagGmms
-from mariana_asr.align.gmm_estimation import GmmStats
-from mariana_asr.align.graphs import GraphCompiler, read_graphs, write_graphs
+from mariana_asr.align.graphs import GraphCompiler, TrainingGraph, read_graphs, write_graphs
 from mariana_asr.align.model_io import (
     TransitionModel,
     read_transition_model,
     write_transition_model,
 )
+from mariana_asr.align.transition_ids import check_transition_ids, iterate_alignments
 from mariana_asr.align.tree_io import ContextDependency, read_tree, write_tree
-from mariana_asr.align.utterances import TransitionScores, split_in_chunks, usable_utterances
-from mariana_asr.align.viterbi import BeamOptions
+from mariana_asr.align.utterances import split_in_chunks, usable_utterances
 from mariana_asr.corpus.datadir import DataDir
 from mariana_asr.errors import DataError
 from mariana_asr.features.front_end import FrontEnd
-from mariana_asr.features.reading import iterate_features
-from mariana_asr.features.transform import TransformOptions
+from mariana_asr.features.linear import apply_linear
+from mariana_asr.features.splice import splice
 from mariana_asr.lang.langdir import Lang, read_lang
 from mariana_asr.parallel import WorkerPool
 from mariana_asr.skipped import Skipped
 
-logger = logging.getLogger(__name__)
-
 _FOLDER_PREFIX = ".passes."
+
+SharedT = TypeVar("SharedT")
+ResultT = TypeVar("ResultT")
+
+
+class IndexLine(NamedTuple):
+    """An utterance in its chunk: its first frame there and the one after its last."""
+
+    utterance: str
+    speaker: str
+    start: int
+    end: int
+    text: str
 
 
 @dataclass(frozen=True)
-class PassModel:
-    """What a process needs of the model to align and accumulate."""
+class Chunk:
+    """Some of the utterances, as files that share a prefix.
 
-    gmm: DiagGmms
-    transitions: TransitionScores
+    What a process reads of them is mapped into memory rather than copied.
+    """
+
+    prefix: Path
+
+    def index(self) -> list[IndexLine]:
+        """The utterances, in order."""
+        return [IndexLine(*line) for line in json.loads(self._file("json").read_text("utf-8"))]
+
+    def write_index(self, lines: list[IndexLine]) -> None:
+        """Write what ``index`` reads."""
+        self._file("json").write_text(json.dumps(lines), encoding="utf-8")
+
+    def features(self) -> NDArray[np.float32]:
+        """Features of all utterances one after the other, (T, D); adapted ones if there are."""
+        adapted = self._file("adapted.npy")
+        return np.load(adapted if adapted.exists() else self._file("feats.npy"), mmap_mode="r")
+
+    def unadapted_features(self) -> NDArray[np.float32]:
+        """The same without speakers' transforms."""
+        return np.load(self._file("feats.npy"), mmap_mode="r")
+
+    def write_features(self, feats: NDArray[np.float32], *, adapted: bool = False) -> None:
+        """Replace the features, or the adapted ones beside them."""
+        name = "adapted.npy" if adapted else "feats.npy"
+        temporary = self._file("new.npy")
+        np.save(temporary, feats)
+        temporary.rename(self._file(name))
+
+    def alignment(self) -> NDArray[np.int32]:
+        """Transition ids of all frames, (T,); 0 in utterances without an alignment."""
+        return np.load(self._file("ali.npy"))
+
+    def write_alignment(self, tids: NDArray[np.int32]) -> None:
+        """Write what ``alignment`` reads."""
+        np.save(self._file("ali.npy"), tids)
+
+    def graphs(self) -> Iterator[tuple[IndexLine, TrainingGraph]]:
+        """The training graphs of the utterances that have one."""
+        lines = {line.utterance: line for line in self.index()}
+        for utterance, graph in read_graphs(self.prefix.with_suffix(".graphs")):
+            yield lines[utterance], graph
+
+    def write_graphs(self, graphs: list[tuple[str, TrainingGraph]]) -> None:
+        """Write what ``graphs`` reads."""
+        write_graphs(self.prefix.with_suffix(".graphs"), graphs)
+
+    def _file(self, suffix: str) -> Path:
+        return self.prefix.with_suffix("." + suffix)
 
 
 @dataclass
@@ -57,50 +114,23 @@ class FeatureMoments:
     squares: NDArray[np.float64]
 
 
-@dataclass
-class PassResult:
-    """What one pass over the data gives.
-
-    Attributes:
-        stats: Statistics of the Gaussians.
-        transition_counts: Frames of each transition id, (number of transition ids + 1,).
-        path_log_like: Log-likelihood of the paths of a realignment, transitions included.
-        retried: Utterances that took the retry beam in a realignment.
-        failed: Utterances that could not be aligned, with the reason.
-    """
-
-    stats: GmmStats
-    transition_counts: NDArray[np.float64]
-    path_log_like: float = 0.0
-    retried: int = 0
-    failed: dict[str, str] = field(default_factory=dict)
-
-    def add(self, other: "PassResult") -> None:
-        """Add the result of other utterances."""
-        self.stats.add(other.stats)
-        self.transition_counts += other.transition_counts
-        self.path_log_like += other.path_log_like
-        self.retried += other.retried
-        self.failed.update(other.failed)
-
-
 class TrainingCorpus:
     """Features, training graphs and current alignments of the training data, on disk.
 
     A corpus is cut into chunks of utterances. For each, a hidden folder in the output directory
-    holds the transformed features (mapped into memory, not read), the graphs and the current
-    transition ids (0 in frames of utterances without an alignment). Memory use does not grow with
-    the corpus, and the order of all sums depends on the corpus alone, not on the processes.
+    holds the features, the graphs and the current transition ids. Memory use does not grow with
+    the frames of the corpus, and the order of all sums depends on the corpus alone, not on the
+    processes.
     """
 
     def __init__(self, out_dir: Path, pool: WorkerPool) -> None:
         """``out_dir`` gets the hidden folder; leftovers of a killed run in it are removed."""
         for leftover in out_dir.glob(_FOLDER_PREFIX + "*"):
             shutil.rmtree(leftover, ignore_errors=True)
-        self._folder = Path(mkdtemp(prefix=_FOLDER_PREFIX, dir=out_dir))
+        self.folder = Path(mkdtemp(prefix=_FOLDER_PREFIX, dir=out_dir))
         self._pool = pool
-        self._chunks: list[Path] = []
-        self._models = 0
+        self._chunks: list[Chunk] = []
+        self._passes = 0
 
     def __enter__(self) -> "TrainingCorpus":
         return self
@@ -112,201 +142,233 @@ class TrainingCorpus:
         trace: TracebackType | None,
     ) -> None:
         """Remove the folder."""
-        shutil.rmtree(self._folder, ignore_errors=True)
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+    def map(
+        self, function: Callable[[Chunk, SharedT], ResultT], shared: SharedT
+    ) -> Iterator[tuple[Chunk, ResultT]]:
+        """Apply a function to all chunks, in order; yield each with its result.
+
+        What is ``shared`` goes to the processes through a file that each reads once.
+        """
+        self._passes += 1
+        file = self.folder / f"{self._passes}.shared"
+        file.write_bytes(pickle.dumps(shared))
+        results = self._pool.map(partial(_call, function=function, file=file), self._chunks)
+        yield from zip(self._chunks, results, strict=True)
+        file.unlink()
 
     def pack(self, data: DataDir, front_end: FrontEnd, skipped: Skipped) -> FeatureMoments | None:
-        """Read and transform all features; give back the moments of the first chunk.
+        """Read all features; give back the moments of the first chunk.
 
         None where no utterance has features and a transcript.
         """
         usable = usable_utterances(data, front_end.transform, skipped)
-        chunks = list(split_in_chunks(data, usable))
-        prefixes = [self._folder / f"{number:06}" for number in range(len(chunks))]
-        pack = partial(_pack, transform=front_end.transform, feature_dim=front_end.feature_dim)
+        parts = list(split_in_chunks(data, usable))
+        chunks = [Chunk(self.folder / f"{number:06}") for number in range(len(parts))]
         first: FeatureMoments | None = None
-        for prefix, (moments, failed) in zip(
-            prefixes, self._pool.map(pack, zip(prefixes, chunks, strict=True)), strict=True
-        ):
-            for utterance, reason in failed.items():
-                skipped.add(utterance, reason)
+        results = self._pool.map(
+            partial(_pack, front_end=front_end), zip(chunks, parts, strict=True)
+        )
+        for chunk, (moments, failed) in zip(chunks, results, strict=True):
+            _skip(failed, skipped)
             if moments is not None:
                 first = first or moments
-                self._chunks.append(prefix)
+                self._chunks.append(chunk)
         return first
 
-    def compile_graphs(
-        self,
-        transition_model: TransitionModel,
-        tree: ContextDependency,
-        lang: Lang,
-        skipped: Skipped,
-    ) -> None:
-        """Compile the training graphs of all utterances, for a tree and its transition model."""
-        write_tree(self._folder / "tree", tree)
-        write_transition_model(self._folder / "transitions.mdl", transition_model)
-        for failed in self._pool.map(
-            partial(_compile_graphs, model_dir=self._folder, lang_dir=lang.path), self._chunks
-        ):
-            for utterance, reason in failed.items():
-                skipped.add(utterance, reason)
+    def splice_and_project(self, matrix: NDArray[np.float32], *, left: int, right: int) -> None:
+        """Replace features (T, D) by a linear transform of them and of their neighbours."""
+        for _ in self.map(_splice_and_project, (left, right, matrix)):
+            pass
+
+    def transform(self, matrix: NDArray[np.float32]) -> None:
+        """Replace features by a linear transform of them, (E, D)."""
+        self.splice_and_project(matrix, left=0, right=0)
+
+    def adapt(self, transforms: Mapping[str, NDArray[np.float32]]) -> None:
+        """Transform features by their speakers' matrices, (D, D + 1), in place of earlier ones."""
+        items = (
+            (chunk, {s: transforms[s] for s in {line.speaker for line in chunk.index()}})
+            for chunk in self._chunks
+        )
+        for _ in self._pool.map(_adapt, items):
+            pass
+
+    @property
+    def num_utterances(self) -> int:
+        """Number of utterances packed."""
+        return sum(len(chunk.index()) for chunk in self._chunks)
+
+    def chunks_of_speakers(self) -> Counter[str]:
+        """In how many chunks each speaker has utterances."""
+        return Counter(
+            s for chunk in self._chunks for s in {line.speaker for line in chunk.index()}
+        )
+
+    def load_alignments(self, source: Path, transition_model: TransitionModel) -> dict[str, str]:
+        """Take over alignments from a directory or archive.
+
+        Returns:
+            The utterances that have none there, or one of another length, with the reason.
+
+        Raises:
+            FormatError: A file is damaged, or holds no transition ids of the model.
+        """
+        places: dict[str, tuple[int, int, int]] = {}
+        for number, chunk in enumerate(self._chunks):
+            index = chunk.index()
+            places.update((line.utterance, (number, line.start, line.end)) for line in index)
+            chunk.write_alignment(np.zeros(index[-1].end, dtype=np.int32))
+        failed = dict.fromkeys(places, f"no alignment in {source}")
+        current, tids = -1, np.zeros(0, dtype=np.int32)
+        for utterance, aligned in iterate_alignments(source):
+            if utterance not in places:
+                continue
+            check_transition_ids(aligned, transition_model)
+            number, start, end = places[utterance]
+            if len(aligned) != end - start:
+                failed[utterance] = (
+                    f"{end - start} frames of features, but {len(aligned)} in the alignment"
+                )
+                continue
+            if number != current:
+                if current >= 0:
+                    self._chunks[current].write_alignment(tids)
+                current, tids = number, self._chunks[number].alignment()
+            tids[start:end] = aligned
+            del failed[utterance]
+        if current >= 0:
+            self._chunks[current].write_alignment(tids)
+        return failed
+
+    def set_model(self, transition_model: TransitionModel, tree: ContextDependency) -> None:
+        """Say which tree and transition model graphs and alignments are for, from now on."""
+        write_tree(self.folder / "tree", tree)
+        write_transition_model(self.folder / "transitions.mdl", transition_model)
+
+    def compile_graphs(self, lang: Lang, skipped: Skipped) -> None:
+        """Compile the training graphs of all utterances."""
+        for _, failed in self.map(_compile_graphs, (self.folder, lang.path)):
+            _skip(failed, skipped)
 
     def align_equally(self) -> dict[str, str]:
         """Make flat-start alignments; give back the utterances that failed, with the reason."""
         failed: dict[str, str] = {}
-        for result in self._pool.map(_align_equally, self._chunks):
+        for _, result in self.map(_align_equally, None):
             failed.update(result)
         return failed
 
-    def run_pass(self, model: PassModel, realign: BeamOptions | None) -> PassResult:
-        """Accumulate statistics under a model; first realign, if beams are given."""
-        self._models += 1
-        file = self._folder / f"{self._models}.model"
-        file.write_bytes(pickle.dumps(model))
-        total = _empty_result(model)
-        for result in self._pool.map(
-            partial(_run_pass, model_file=file, beams=realign), self._chunks
-        ):
-            total.add(result)
-        file.unlink()
-        return total
-
     def alignments(self) -> Iterator[tuple[str, NDArray[np.int32]]]:
         """Yield (utterance, transition ids) of the utterances that are aligned."""
-        for prefix in self._chunks:
-            tids = np.load(_alignment_file(prefix))
-            for utterance, start, end, _ in _read_index(prefix):
-                if tids[start]:
-                    yield utterance, tids[start:end]
+        for chunk in self._chunks:
+            tids = chunk.alignment()
+            for line in aligned_lines(chunk):
+                yield line.utterance, tids[line.start : line.end]
 
 
-IndexLine = tuple[str, int, int, str]
-"""Utterance, first frame in its chunk, frame after its last, and transcript."""
+@lru_cache(maxsize=1)
+def _read_shared(file: Path) -> Any:
+    return pickle.loads(file.read_bytes())
 
 
-def _index_file(prefix: Path) -> Path:
-    return prefix.with_suffix(".json")
+def _call(chunk: Chunk, *, function: Callable[[Chunk, Any], ResultT], file: Path) -> ResultT:
+    return function(chunk, _read_shared(file))
 
 
-def _features_file(prefix: Path) -> Path:
-    return prefix.with_suffix(".feats.npy")
-
-
-def _alignment_file(prefix: Path) -> Path:
-    return prefix.with_suffix(".ali.npy")
-
-
-def _graphs_prefix(prefix: Path) -> Path:
-    return prefix.with_suffix(".graphs")
-
-
-def _read_index(prefix: Path) -> list[IndexLine]:
-    return [tuple(line) for line in json.loads(_index_file(prefix).read_text(encoding="utf-8"))]
+def _skip(failed: Mapping[str, str], skipped: Skipped) -> None:
+    for utterance, reason in failed.items():
+        skipped.add(utterance, reason)
 
 
 def _pack(
-    item: tuple[Path, DataDir], *, transform: TransformOptions, feature_dim: int
+    item: tuple[Chunk, DataDir], *, front_end: FrontEnd
 ) -> tuple[FeatureMoments | None, dict[str, str]]:
-    prefix, data = item
+    chunk, data = item
     skipped = Skipped("packing")
     matrices: list[NDArray[np.float32]] = []
     index: list[IndexLine] = []
     start = 0
-    for utterance, feats in iterate_features(
-        data, transform, feature_dim=feature_dim, skipped=skipped
-    ):
+    for utterance, feats in front_end.iterate(data, skipped=skipped):
         matrices.append(feats)
-        index.append((utterance, start, start + len(feats), data.text[utterance]))
-        start += len(feats)
+        end = start + len(feats)
+        line = IndexLine(utterance, data.utt2spk[utterance], start, end, data.text[utterance])
+        index.append(line)
+        start = end
     if not matrices:
         return None, skipped.reasons
     packed = np.concatenate(matrices)
-    np.save(_features_file(prefix), packed)
-    _index_file(prefix).write_text(json.dumps(index), encoding="utf-8")
+    chunk.write_features(packed)
+    chunk.write_index(index)
     double = packed.astype(np.float64)
     moments = FeatureMoments(start, double.sum(axis=0), np.square(double).sum(axis=0))
     return moments, skipped.reasons
 
 
+def aligned_lines(chunk: Chunk) -> list[IndexLine]:
+    """The utterances of a chunk that have an alignment."""
+    tids = chunk.alignment()
+    return [line for line in chunk.index() if tids[line.start]]
+
+
+def spliced_features(chunk: Chunk, left: int, right: int) -> NDArray[np.float32]:
+    """Features of a chunk with their neighbours within the utterance, (T, D (left + 1 + right))."""
+    feats = chunk.features()
+    return np.concatenate(
+        [splice(feats[line.start : line.end], left, right) for line in chunk.index()]
+    )
+
+
+def _splice_and_project(chunk: Chunk, shared: tuple[int, int, NDArray[np.float32]]) -> None:
+    left, right, matrix = shared
+    feats = spliced_features(chunk, left, right) if left or right else chunk.features()
+    chunk.write_features(apply_linear(feats, matrix))
+
+
+def _adapt(item: tuple[Chunk, dict[str, NDArray[np.float32]]]) -> None:
+    chunk, transforms = item
+    feats = chunk.unadapted_features()
+    adapted = [
+        apply_linear(feats[line.start : line.end], transforms[line.speaker])
+        for line in chunk.index()
+    ]
+    chunk.write_features(np.concatenate(adapted), adapted=True)
+
+
+def read_corpus_model(folder: Path) -> tuple[TransitionModel, ContextDependency]:
+    """Read the transition model and the tree that ``TrainingCorpus.set_model`` was given."""
+    return read_transition_model(folder / "transitions.mdl"), read_tree(folder / "tree")
+
+
 @lru_cache(maxsize=1)
-def _graph_compiler(model_dir: Path, lang_dir: Path) -> tuple[GraphCompiler, Lang]:
+def _graph_compiler(folder: Path, lang_dir: Path) -> tuple[GraphCompiler, Lang]:
     lang = read_lang(lang_dir)
-    transition_model = read_transition_model(model_dir / "transitions.mdl")
-    return GraphCompiler(transition_model, read_tree(model_dir / "tree"), lang), lang
+    return GraphCompiler(*read_corpus_model(folder), lang), lang
 
 
-def _compile_graphs(prefix: Path, *, model_dir: Path, lang_dir: Path) -> dict[str, str]:
-    compiler, lang = _graph_compiler(model_dir, lang_dir)
+def _compile_graphs(chunk: Chunk, folders: tuple[Path, Path]) -> dict[str, str]:
+    compiler, lang = _graph_compiler(*folders)
     failed: dict[str, str] = {}
     graphs = []
-    for utterance, _, _, text in _read_index(prefix):
+    for line in chunk.index():
         try:
-            graphs.append((utterance, compiler.compile(lang.transcript_to_ids(text))))
+            graph = compiler.compile(lang.transcript_to_ids(line.text))
+            graphs.append((line.utterance, graph))
         except DataError as error:
-            failed[utterance] = str(error)
-    write_graphs(_graphs_prefix(prefix), graphs)
+            failed[line.utterance] = str(error)
+    chunk.write_graphs(graphs)
     return failed
 
 
-def _align_equally(prefix: Path) -> dict[str, str]:
-    places = {utterance: (start, end) for utterance, start, end, _ in _read_index(prefix)}
-    tids = np.zeros(max(end for _, end in places.values()), dtype=np.int32)
+def _align_equally(chunk: Chunk, _: None) -> dict[str, str]:
+    tids = np.zeros(chunk.index()[-1].end, dtype=np.int32)
     failed: dict[str, str] = {}
-    for utterance, graph in read_graphs(_graphs_prefix(prefix)):
-        start, end = places[utterance]
-        aligned = graph.equal_alignment(end - start, seed=crc32(utterance.encode()))
+    for line, graph in chunk.graphs():
+        frames = line.end - line.start
+        aligned = graph.equal_alignment(frames, seed=crc32(line.utterance.encode()))
         if aligned is None:
-            failed[utterance] = f"too few frames for a flat start: {end - start}"
+            failed[line.utterance] = f"too few frames for a flat start: {frames}"
         else:
-            tids[start:end] = aligned
-    np.save(_alignment_file(prefix), tids)
+            tids[line.start : line.end] = aligned
+    chunk.write_alignment(tids)
     return failed
-
-
-@lru_cache(maxsize=1)
-def _read_model(file: Path) -> PassModel:
-    model: PassModel = pickle.loads(file.read_bytes())
-    return model
-
-
-def _empty_result(model: PassModel) -> PassResult:
-    return PassResult(GmmStats.empty(model.gmm), np.zeros(len(model.transitions.pdfs)))
-
-
-def _run_pass(prefix: Path, *, model_file: Path, beams: BeamOptions | None) -> PassResult:
-    model = _read_model(model_file)
-    feats = np.load(_features_file(prefix), mmap_mode="r")
-    result = _empty_result(model)
-    if beams is None:
-        tids = np.load(_alignment_file(prefix))
-    else:
-        tids = _realign(prefix, feats, model, beams, result)
-    aligned = tids > 0
-    if not aligned.all():
-        feats, tids = feats[aligned], tids[aligned]
-    result.stats.accumulate(model.gmm, feats, model.transitions.pdfs[tids])
-    result.transition_counts += np.bincount(tids, minlength=len(model.transitions.pdfs))
-    return result
-
-
-def _realign(
-    prefix: Path,
-    feats: NDArray[np.float32],
-    model: PassModel,
-    beams: BeamOptions,
-    result: PassResult,
-) -> NDArray[np.int32]:
-    """Align a chunk anew; the transition ids of all its frames, 0 where there is no path."""
-    places = {utterance: (start, end) for utterance, start, end, _ in _read_index(prefix)}
-    tids = np.zeros(len(feats), dtype=np.int32)
-    for utterance, graph in read_graphs(_graphs_prefix(prefix)):
-        start, end = places[utterance]
-        try:
-            path = model.transitions.align(graph, feats[start:end], model.gmm, beams)
-        except DataError as error:
-            result.failed[utterance] = str(error)
-            continue
-        tids[start:end] = path.tids
-        result.path_log_like += path.log_like
-        result.retried += path.retried
-    np.save(_alignment_file(prefix), tids)
-    return tids

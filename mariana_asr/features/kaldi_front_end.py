@@ -8,6 +8,7 @@ from mariana_asr.errors import FormatError
 from mariana_asr.features.front_end import MATRIX_FILE, FrontEnd
 from mariana_asr.features.linear import read_matrix_file
 from mariana_asr.features.transform import TransformOptions
+from mariana_asr.files import write_text
 from mariana_asr.options import validated
 
 _KALDI_OPTIONS = {
@@ -58,6 +59,26 @@ def read_kaldi_front_end(model_dir: str | Path, model_dim: int) -> FrontEnd:
             remedy="cmvn_opts, delta_opts, splice_opts and final.mat must be the model's own",
         )
     return FrontEnd(None, feature_dim, transform, matrix)
+
+
+def write_kaldi_front_end(model_dir: str | Path, front_end: FrontEnd) -> None:
+    """Write the files of options that Kaldi's scripts look for beside a model.
+
+    Kaldi's scripts know per-speaker CMVN only: other kinds are not put down.
+    """
+    transform = front_end.transform
+    means, variances = (str(flag).lower() for flag in (transform.normalises, transform.norm_vars))
+    contents = {"cmvn_opts": f"--norm-means={means} --norm-vars={variances}"}
+    if front_end.matrix is not None:
+        contents["splice_opts"] = (
+            f"--left-context={transform.splice_left} --right-context={transform.splice_right}"
+        )
+    else:
+        contents["delta_opts"] = (
+            f"--delta-order={transform.delta_order} --delta-window={transform.delta_window}"
+        )
+    for name, content in contents.items():
+        write_text(Path(model_dir) / name, content + "\n")
 
 
 def _read_kaldi_options(path: Path, names: dict[str, str]) -> dict[str, Any]:

@@ -1,11 +1,13 @@
 """Linear and affine transforms of features: LDA, MLLT and fMLLR matrices, and their files."""
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import kaldiio
 import numpy as np
 from numpy.typing import NDArray
 
+from mariana_asr.archives import iterate_matrices
 from mariana_asr.errors import DataError, FormatError
 from mariana_asr.files import atomic_file
 
@@ -78,3 +80,27 @@ def write_matrix_file(path: str | Path, matrix: NDArray[np.floating]) -> None:
     """Write one matrix in Kaldi's binary form, single precision, atomically."""
     with atomic_file(path) as temporary:
         kaldiio.save_mat(str(temporary), np.asarray(matrix, dtype=np.float32))
+
+
+def read_speaker_transforms(path: str | Path) -> dict[str, NDArray[np.float32]] | None:
+    """Read the fMLLR transforms of speakers: those of a directory (``trans.*``), or one archive.
+
+    Returns:
+        Speaker to matrix (D, D + 1); None where a directory has none.
+
+    Raises:
+        DataError: An archive is missing or damaged.
+    """
+    path = Path(path)
+    files = sorted(path.glob("trans.*")) if path.is_dir() else [path]
+    transforms = {speaker: matrix for file in files for speaker, matrix in iterate_matrices(file)}
+    return transforms or None
+
+
+def write_speaker_transforms(
+    out_dir: str | Path, transforms: Mapping[str, NDArray[np.floating]]
+) -> None:
+    """Write speakers' transforms as ``trans.1``, where Kaldi's scripts look for them."""
+    with atomic_file(Path(out_dir) / "trans.1") as temporary:
+        single = {speaker: np.float32(transforms[speaker]) for speaker in sorted(transforms)}
+        kaldiio.save_ark(str(temporary), single)

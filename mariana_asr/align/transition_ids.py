@@ -1,0 +1,99 @@
+"""Alignments as transition ids: reading them, and the pdfs and phones that they stand for."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mariana_asr.align.model_io import TransitionModel, transition_id_to_pdf
+from mariana_asr.archives import iterate_int_vectors
+from mariana_asr.errors import FormatError
+
+
+def read_alignments(path: str | Path) -> dict[str, NDArray[np.int32]]:
+    """Read the alignments of a directory (``ali.*.gz`` or ``ali.*.ark``) or of one archive.
+
+    Returns:
+        Utterance to transition ids, shape (T,).
+
+    Raises:
+        FormatError: There are none, one is damaged, or an utterance is in two of them.
+    """
+    return dict(iterate_alignments(path))
+
+
+def iterate_alignments(path: str | Path) -> Iterator[tuple[str, NDArray[np.int32]]]:
+    """Yield what ``read_alignments`` reads, one utterance after the other.
+
+    Raises:
+        FormatError: As there.
+    """
+    path = Path(path)
+    files = [path]
+    if path.is_dir():
+        files = sorted(path.glob("ali.*.gz")) or sorted(path.glob("ali.*.ark"))
+        if not files:
+            raise FormatError("no ali.*.gz or ali.*.ark here", where=path)
+    seen: set[str] = set()
+    for file in files:
+        for utterance, tids in iterate_int_vectors(file):
+            if utterance in seen:
+                raise FormatError(f"utterance {utterance} is there twice", where=file)
+            seen.add(utterance)
+            yield utterance, tids
+
+
+def alignment_to_pdfs(
+    tids: NDArray[np.integer], transition_model: TransitionModel
+) -> NDArray[np.int32]:
+    """Map transition ids to pdf ids, shape (T,) (Kaldi: ali-to-pdf).
+
+    Raises:
+        FormatError: A number is no transition id of the model.
+    """
+    check_transition_ids(tids, transition_model)
+    return transition_id_to_pdf(transition_model)[tids]
+
+
+def alignment_to_phones(
+    tids: NDArray[np.integer], transition_model: TransitionModel
+) -> list[tuple[int, int]]:
+    """Cut an alignment into phones: (phone id, frames) in order (Kaldi: SplitToPhones).
+
+    Raises:
+        FormatError: A number is no transition id of the model.
+    """
+    check_transition_ids(tids, transition_model)
+    distinct, inverse = np.unique(tids, return_inverse=True)
+    final = np.array([transition_model.is_final(tid) for tid in distinct.tolist()])[inverse]
+    loops = np.array([transition_model.is_self_loop(tid) for tid in distinct.tolist()])[inverse]
+    states = np.array(transition_model.id2state)[tids]
+    # A phone ends with the transition to its final state. Kaldi's graphs put the self-loops of
+    # the state that is left after that transition, so they still belong to the phone.
+    stays = np.append((states[1:] == states[:-1]) & loops[1:], False)
+    runs = np.cumsum(~stays) - ~stays  # frames of one run stay in one state
+    leaves = np.bincount(runs, final) > 0
+    ends = np.flatnonzero(~stays & leaves[runs]) + 1
+    if not len(ends) or ends[-1] != len(tids):
+        ends = np.append(ends, len(tids))
+    lengths = np.diff(ends, prepend=0)
+    return [
+        (transition_model.transition_id_to_phone(int(tids[end - 1])), int(length))
+        for end, length in zip(ends, lengths, strict=True)
+    ]
+
+
+def check_transition_ids(tids: NDArray[np.integer], transition_model: TransitionModel) -> None:
+    """Check that numbers are transition ids of a model.
+
+    Raises:
+        FormatError: Some are not.
+    """
+    highest = transition_model.num_transition_ids
+    bad = tids[(tids < 1) | (tids > highest)]
+    if len(bad):
+        raise FormatError(
+            f"{bad[0]} is no transition id: the model has 1 to {highest}",
+            remedy="Is this the model that the alignment was made with?",
+        )
