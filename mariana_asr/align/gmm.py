@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 Floats = NDArray[np.float32]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class DiagGmms:
     """The diagonal-covariance Gaussians of all pdfs, one below the other (Kaldi: AmDiagGmm).
 
@@ -152,10 +152,10 @@ class DiagGmms:
         pdfs: Sequence[int] | NDArray[np.integer] | None = None,
     ) -> Floats:
         """Log-likelihood of every frame under every pdf, or those given; (T, D) to (T, P)."""
-        pdfs = np.arange(self.num_pdfs) if pdfs is None else np.asarray(pdfs)
+        pdfs = np.arange(self.num_pdfs) if pdfs is None else np.asarray(pdfs, dtype=np.int64)
         frames = np.ascontiguousarray(self.expand(feats).T)
         log_likes = np.empty((len(pdfs), len(feats)), dtype=np.float32)
-        for places, count in groups_by_count(self.counts[pdfs]):
+        for places, count in _groups_by_count(self.counts[pdfs]):
             rows = self.offsets[pdfs[places], None] + np.arange(count)
             scores = self.coefficients.take(rows.ravel(), axis=0).dot(frames)
             log_likes[places] = _log_sum_exp(scores.reshape(len(places), count, len(feats)))
@@ -189,7 +189,7 @@ def offsets_of(counts: NDArray[np.integer] | Sequence[int]) -> NDArray[np.int64]
     return np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
 
 
-def groups_by_count(counts: NDArray[np.integer]) -> Iterator[tuple[NDArray[np.int64], int]]:
+def _groups_by_count(counts: NDArray[np.integer]) -> Iterator[tuple[NDArray[np.int64], int]]:
     """Indices of equal counts, and the count; the arrays of such pdfs stack without padding."""
     order = np.argsort(counts, kind="stable")
     cuts = np.flatnonzero(np.diff(counts[order], prepend=0)).tolist()

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 from mariana_asr.align.gmm import DiagGmms, offsets_of, ranges
+from mariana_asr.align.gmm_device import DeviceName, find_gpu, on_device
 from mariana_asr.options import Options
 
 
@@ -63,14 +64,35 @@ class GmmStats:
         self.frames += other.frames
 
     def accumulate(
-        self, gmms: DiagGmms, feats: NDArray[np.float32], pdfs: NDArray[np.integer]
+        self,
+        gmms: DiagGmms,
+        feats: NDArray[np.float32],
+        pdfs: NDArray[np.integer],
+        *,
+        summed: NDArray[np.float32] | None = None,
+        device: DeviceName = "cpu",
     ) -> None:
         """E step: add frames of features (T, D), each aligned to one pdf (T,).
 
         Frames of the same pdf are taken together, so that likelihoods and sums are matrix
         products: the more frames in one call, the faster. Products are in single precision over
         at most ``BLOCK_FRAMES`` frames of a pdf, whose sums are added in double.
+
+        Args:
+            gmms: The model that the statistics are for.
+            feats: Features that posteriors and likelihoods are taken from.
+            pdfs: The pdf of each frame.
+            summed: Features of the same frames to sum up instead, shape (T, D)
+                (Kaldi: gmm-acc-stats-twofeats).
+            device: Where to compute: ``auto`` takes a GPU if there is one.
+
+        Raises:
+            StageError: A GPU is asked for and there is none.
         """
+        gpu = find_gpu(device)
+        if gpu is not None:
+            on_device(gmms, gpu).accumulate(self, feats, pdfs, summed=summed)
+            return
         coefficients = gmms.coefficients
         for rows, frames, gaussians in _batches(gmms, pdfs):
             expanded = gmms.expand(feats.take(rows, axis=0))
@@ -84,6 +106,8 @@ class GmmStats:
             totals = posteriors.sum(axis=0)
             posteriors /= totals
             self.log_like += float((highest + np.log(totals)).sum(dtype=np.float64))
+            if summed is not None:
+                expanded = gmms.expand(summed.take(rows, axis=0))
             for span, own in pairs:
                 self.sums[own] += posteriors[:, span].dot(expanded[span])
         self.frames += len(feats)

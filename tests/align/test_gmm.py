@@ -4,9 +4,11 @@ from itertools import pairwise
 
 import numpy as np
 import pytest
+from plain_statistics import plain_statistics
+from small_gmms import random_gmms
 
 from mariana_asr.align import gmm_estimation
-from mariana_asr.align.gmm import DiagGmms, offsets_of
+from mariana_asr.align.gmm import DiagGmms
 from mariana_asr.align.gmm_estimation import (
     GmmStats,
     MleOptions,
@@ -20,46 +22,15 @@ COUNTS = [1, 4, 2, 7, 1]
 DIM = 6
 
 
-def random_gmms(counts: list[int]) -> DiagGmms:
-    random = np.random.default_rng(1)
-    total = sum(counts)
-    weights = np.concatenate([random.dirichlet(np.ones(n)) for n in counts])
-    return DiagGmms.from_moments(
-        weights,
-        random.normal(size=(total, DIM)) * 3,
-        random.uniform(0.3, 4, size=(total, DIM)),
-        offsets_of(counts),
-    )
-
-
 @pytest.fixture
 def gmms() -> DiagGmms:
-    return random_gmms(COUNTS)
+    return random_gmms(DIM, counts=COUNTS, spread=3)
 
 
 def frames(count: int, seed: int = 2) -> tuple[np.ndarray, np.ndarray]:
     random = np.random.default_rng(seed)
     feats = (random.normal(size=(count, DIM)) * 4).astype(np.float32)
     return feats, random.integers(len(COUNTS), size=count)
-
-
-def stats_in_double(gmms: DiagGmms, feats, pdfs) -> tuple[np.ndarray, np.ndarray, float]:
-    """Occupancies, moments and log-likelihood, summed frame by frame."""
-    occupancy = np.zeros(gmms.num_gaussians)
-    moments = np.zeros((gmms.num_gaussians, 2 * gmms.dim))
-    log_like = 0.0
-    for x, pdf in zip(feats.astype(np.float64), pdfs, strict=True):
-        own = slice(gmms.offsets[pdf], gmms.offsets[pdf + 1])
-        exponents = np.square(x - gmms.means[own]) / gmms.variances[own]
-        logs = np.log(gmms.weights[own].astype(np.float64)) - 0.5 * (
-            exponents + np.log(2 * np.pi * gmms.variances[own])
-        ).sum(axis=1)
-        total = np.logaddexp.reduce(logs)
-        posteriors = np.exp(logs - total)
-        occupancy[own] += posteriors
-        moments[own] += np.outer(posteriors, np.concatenate([x, np.square(x)]))
-        log_like += total
-    return occupancy, moments, log_like
 
 
 def to_kaldi(gmms: DiagGmms) -> "khg.AmDiagGmm":
@@ -119,6 +90,7 @@ def test_selected_pdfs_score_as_in_the_whole_model(gmms):
     whole = gmms.log_likelihoods(feats)
     np.testing.assert_allclose(gmms.select(pdfs).log_likelihoods(feats), whole[:, pdfs], rtol=1e-5)
     np.testing.assert_allclose(gmms.log_likelihoods(feats, pdfs), whole[:, pdfs], rtol=1e-5)
+    assert gmms.log_likelihoods(feats, []).shape == (7, 0)
 
 
 def test_features_of_another_dimension_are_refused(gmms):
@@ -146,21 +118,30 @@ def test_statistics_equal_kaldis(gmms):
 @pytest.mark.parametrize("block_frames", [1, 7, 2048])
 def test_statistics_equal_a_plain_computation_in_double(monkeypatch, block_frames):
     monkeypatch.setattr(gmm_estimation, "BLOCK_FRAMES", block_frames)
-    gmms = random_gmms([3, 1, 5, 3, 1, 9, 2, 3])
+    gmms = random_gmms(DIM, counts=[3, 1, 5, 3, 1, 9, 2, 3])
     random = np.random.default_rng(3)
     feats = (random.normal(size=(500, DIM)) * 3).astype(np.float32)
     pdfs = random.choice([0, 1, 3, 4, 5, 7], size=500, p=[0.1, 0.1, 0.05, 0.05, 0.5, 0.2])
     stats = GmmStats.empty(gmms)
     stats.accumulate(gmms, feats, pdfs)
-    occupancy, moments, log_like = stats_in_double(gmms, feats, pdfs)
-    np.testing.assert_allclose(stats.occupancy, occupancy, rtol=1e-5, atol=1e-5)
-    np.testing.assert_allclose(stats.moments, moments, rtol=1e-5, atol=3e-4)
+    sums, log_like = plain_statistics(gmms, feats, pdfs)
+    np.testing.assert_allclose(stats.sums, sums, rtol=1e-5, atol=1e-4)
     assert stats.log_like == pytest.approx(log_like, rel=1e-6)
     np.testing.assert_allclose(stats.pdf_occupancy(gmms), np.bincount(pdfs, minlength=8), rtol=1e-6)
 
 
+def test_other_features_can_be_summed_than_those_that_are_scored(gmms):
+    feats, pdfs = frames(200)
+    others, _ = frames(200, seed=5)
+    stats = GmmStats.empty(gmms)
+    stats.accumulate(gmms, feats, pdfs, summed=others)
+    sums, log_like = plain_statistics(gmms, feats, pdfs, others)
+    np.testing.assert_allclose(stats.sums, sums, rtol=1e-5, atol=1e-3)
+    assert stats.log_like == pytest.approx(log_like, rel=1e-6)
+
+
 def test_sums_over_many_frames_of_a_pdf_stay_exact():
-    gmms = random_gmms([1])
+    gmms = random_gmms(DIM, counts=[1])
     feats = (np.random.default_rng(3).normal(size=(60_000, DIM)) + 5).astype(np.float32)
     stats = GmmStats.empty(gmms)
     stats.accumulate(gmms, feats, np.zeros(len(feats), dtype=np.int32))
