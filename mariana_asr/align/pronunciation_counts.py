@@ -148,7 +148,10 @@ def count_pronunciations(
 
 
 def write_counts(counts: PronunciationCounts) -> dict[str, str]:
-    """The counts as the three files that Kaldi's steps/get_prons.sh ends with: name to text."""
+    """The counts as the files that Kaldi's steps/get_prons.sh ends with: name to text.
+
+    Silence itself, which it counts as a pronunciation of ``<eps>``, is left out.
+    """
     names = {word: " ".join(word) for pair in counts.pairs() for word in pair}
     silences = counts.silences()
     used = sorted(counts.pronunciations().items(), key=lambda item: (-item[1], item[0]))

@@ -166,9 +166,11 @@ def estimate_pronunciations(
     then of rising probability, then of phones, as Kaldi sorts them.
 
     Raises:
-        DataError: Pronunciations that were counted are not in the dictionary.
+        DataError: Pronunciations that were counted are not in the dictionary, or none were.
     """
     options = options or PronunciationOptions()
+    if not counts.utterances:
+        raise DataError("no utterance was counted, so there is nothing to learn from")
     used = counts.pronunciations()
     entries: dict[Spoken, Pronunciation] = {
         (p.word, *p.phones): p for p in dictionary.pronunciations
