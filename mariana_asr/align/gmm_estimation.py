@@ -88,7 +88,14 @@ class GmmStats:
 
         Raises:
             StageError: A GPU is asked for and there is none.
+            ValueError: The shapes do not fit one another or the model, or there is no such pdf.
         """
+        if pdfs.shape != feats.shape[:1] or (summed is not None and summed.shape != feats.shape):
+            raise ValueError(f"features {feats.shape} with pdfs {pdfs.shape}")
+        if len(pdfs) and not 0 <= pdfs.min() <= pdfs.max() < gmms.num_pdfs:
+            raise ValueError(
+                f"pdfs from {pdfs.min()} to {pdfs.max()} for a model of {gmms.num_pdfs} pdfs"
+            )
         gpu = find_gpu(device)
         if gpu is not None:
             on_device(gmms, gpu).accumulate(self, feats, pdfs, summed=summed)

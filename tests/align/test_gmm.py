@@ -151,6 +151,16 @@ def test_sums_over_many_frames_of_a_pdf_stay_exact():
     np.testing.assert_allclose(stats.moments[0], expected, rtol=1e-6)
 
 
+@pytest.mark.parametrize(
+    ("pdfs", "message"),
+    [([0, 1], "with pdfs"), ([0, 1, 5], "0 to 5"), ([0, -1, 2], "-1 to 2")],
+)
+def test_alignments_that_do_not_fit_are_refused(gmms, pdfs, message):
+    feats = np.zeros((3, DIM), dtype=np.float32)
+    with pytest.raises(ValueError, match=message):
+        GmmStats.empty(gmms).accumulate(gmms, feats, np.array(pdfs))
+
+
 def test_no_frames_change_nothing(gmms):
     stats = GmmStats.empty(gmms)
     stats.accumulate(gmms, np.zeros((0, DIM), dtype=np.float32), np.zeros(0, dtype=int))
