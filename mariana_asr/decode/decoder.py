@@ -1,35 +1,51 @@
 """Decoding of a data directory with an acoustic model and a graph.
 
-Each utterance is searched once for a lattice; then the best path is found for every language-model
+Each utterance is searched for a lattice; then the best path is found for every language-model
 weight and word insertion penalty, so that scoring can choose among them.
 """
 
-import gzip
 import logging
-import time
-from contextlib import ExitStack
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from types import TracebackType
-from typing import IO, Self
+from typing import Protocol
 
+from mariana_asr.align.fmllr import FmllrResult
+from mariana_asr.align.sat import UNADAPTED_FILE, report_unadapted
 from mariana_asr.corpus.datadir import DataDir
-from mariana_asr.decode.graph import Graph, read_graph
-from mariana_asr.decode.lattice import BestPath, Lattice, best_paths
-from mariana_asr.decode.lattice_file import lattice_to_bytes
+from mariana_asr.decode.adaptation import SpeakerDecoder
+from mariana_asr.decode.graph import read_graph, read_silence_phones
 from mariana_asr.decode.options import DecodeOptions
-from mariana_asr.decode.scorers import Scorer, load_scorer
-from mariana_asr.decode.search import LatticeDecoder
-from mariana_asr.errors import DataError, FormatError, summarise
-from mariana_asr.features.front_end import read_utterance_features
-from mariana_asr.files import atomic_file, read_json, write_json, write_text
+from mariana_asr.decode.results import (
+    Batch,
+    BatchResult,
+    ResultFiles,
+    hypothesis_file,
+)
+from mariana_asr.decode.scorers import AdaptedModel, is_speaker_adapted, load_scorer
+from mariana_asr.decode.utterances import UtteranceDecoder
+from mariana_asr.errors import FormatError, summarise
+from mariana_asr.features.linear import write_speaker_transforms
+from mariana_asr.files import read_json, write_json, write_text
 from mariana_asr.options import validated
 from mariana_asr.parallel import parallel_map
 from mariana_asr.skipped import Skipped
 
+__all__ = [
+    "SUMMARY_FILE",
+    "DecodeRecord",
+    "DecodeSummary",
+    "decode",
+    "hypothesis_file",
+    "read_decode_record",
+]
+
 logger = logging.getLogger(__name__)
 
 SUMMARY_FILE = "decode.json"
+TRANSFORMS_FILE = "trans.1"
 
 _DEFAULT_FRAME_SHIFT_MS = 10.0
 _UTTERANCES_A_LOG_LINE = 500
@@ -45,7 +61,9 @@ class DecodeSummary:
         partial: Utterances whose search ended in no final state of the graph.
         skipped: Utterances without a hypothesis.
         audio_seconds: Length of the decoded audio.
-        decode_seconds: Time spent on the decoded utterances, summed over processes.
+        decode_seconds: Time spent on decoding, summed over processes.
+        speakers: Speakers to whom the model was to be adapted; 0 if it is no such model.
+        unadapted: Those of them who have too little speech for it.
     """
 
     utterances: int
@@ -54,16 +72,13 @@ class DecodeSummary:
     skipped: int
     audio_seconds: float
     decode_seconds: float
+    speakers: int = 0
+    unadapted: int = 0
 
     @property
     def rtf(self) -> float:
         """Real-time factor of one process: its seconds a second of audio."""
         return self.decode_seconds / self.audio_seconds if self.audio_seconds else 0.0
-
-
-def hypothesis_file(decode_dir: str | Path, lm_weight: float, penalty: float) -> Path:
-    """Where ``decode`` puts the hypotheses of one language-model weight and penalty."""
-    return Path(decode_dir) / "hyp" / f"{lm_weight:g}_{penalty:g}.txt"
 
 
 def decode(
@@ -83,11 +98,16 @@ def decode(
     search reached no final state; ``lat.1.gz`` if asked for; and ``decode.json``, last, with
     counts, real-time factor and options. Memory does not grow with the number of utterances.
 
+    A speaker-adapted model (a folder with ``final.alimdl``) is adapted to each speaker, whose
+    utterances are then decoded together. ``trans.1`` holds the speakers' transforms, as a Kaldi
+    archive, and ``unadapted.txt`` the speakers that have too little data and keep the unit
+    transform, with the reason.
+
     Args:
         data: A data directory with features.
         model_dir: A GMM (``final.mdl``) or a network (``nnet.pt`` and ``final.mdl``), each with
             its ``front_end.json``.
-        graph_dir: ``HCLG.fst`` and ``words.txt``.
+        graph_dir: ``HCLG.fst`` and ``words.txt``; for adaptation ``phones/silence.csl`` too.
         out_dir: Where to write.
         options: Beams and weights.
         jobs: Number of processes.
@@ -98,46 +118,58 @@ def decode(
         StageError: No utterance at all could be decoded.
     """
     out_dir, model_dir, graph_dir = Path(out_dir), Path(model_dir), Path(graph_dir)
-    frame_shift = _check_inputs(data, model_dir, graph_dir)
-    # Without it a directory that is written half is never taken for a whole one.
-    (out_dir / SUMMARY_FILE).unlink(missing_ok=True)
+    frame_shift = _check_inputs(data, model_dir, graph_dir, options)
+    # Without the summary a directory that is written half is never taken for a whole one.
+    for name in (SUMMARY_FILE, TRANSFORMS_FILE, UNADAPTED_FILE):
+        (out_dir / name).unlink(missing_ok=True)
+    adapts = _adapts(model_dir, options)
     skipped = Skipped("decoding")
     partial: list[str] = []
-    frames, seconds, decoded = 0, 0.0, 0
-    results = parallel_map(
-        _decode_utterance,
-        data.utterances,
-        jobs=jobs,
-        setup=_set_up,
-        setup_arguments=(data, model_dir, graph_dir, options),
-    )
-    try:
-        with _Output(out_dir, options) as output:
-            for done, result in enumerate(results, 1):
-                output.write(result)
-                if result.hypotheses is None:
-                    skipped.add(result.utterance, result.reason)
-                else:
-                    decoded += 1
+    transforms: dict[str, FmllrResult] = {}
+    done, frames, seconds = 0, 0, 0.0
+    with (
+        _scratch_folder(out_dir) as scratch,
+        ResultFiles(out_dir, options, data.utterances) as files,
+    ):
+        results = parallel_map(
+            _decode_batch,
+            _by_speaker(data) if adapts else _one_by_one(data),
+            jobs=jobs,
+            setup=_set_up,
+            setup_arguments=(data, model_dir, graph_dir, options, scratch),
+        )
+        try:
+            for batch in results:
+                seconds += batch.seconds
+                transforms |= batch.transforms
+                for result in batch.utterances:
+                    files.write(result)
                     frames += result.frames
-                    seconds += result.seconds
-                if result.partial:
-                    partial.append(result.utterance)
-                if done % _UTTERANCES_A_LOG_LINE == 0:
-                    logger.info("decoding: %d of %d utterances", done, len(data.utt2spk))
-            # In here, so that with nothing decoded no hypotheses appear.
-            skipped.finish(out_dir / "skipped.txt", decoded)
-    finally:
-        _release()
+                    if result.hypotheses is None:
+                        skipped.add(result.utterance, result.reason)
+                    if result.partial:
+                        partial.append(result.utterance)
+                    done += 1
+                    if done % _UTTERANCES_A_LOG_LINE == 0:
+                        logger.info("decoding: %d of %d utterances", done, len(data.utt2spk))
+        finally:
+            _release()
+        # In here, so that with nothing decoded no hypotheses appear.
+        skipped.finish(out_dir / "skipped.txt", done - len(skipped))
+    if adapts:
+        write_speaker_transforms(out_dir, {s: r.matrix for s, r in transforms.items()})
+        report_unadapted(out_dir, transforms)
     summary = DecodeSummary(
         utterances=len(data.utt2spk),
-        decoded=decoded,
+        decoded=done - len(skipped),
         partial=len(partial),
         skipped=len(skipped),
         audio_seconds=round(frames * frame_shift, 3),
         decode_seconds=round(seconds, 3),
+        speakers=len(transforms),
+        unadapted=sum(not result.adapted for result in transforms.values()),
     )
-    _write_summary(out_dir, summary, partial, options)
+    _write_summary(out_dir, summary, sorted(partial), options)
     return summary
 
 
@@ -165,13 +197,42 @@ def read_decode_record(decode_dir: str | Path) -> DecodeRecord:
     return DecodeRecord(rtf, validated(DecodeOptions, options, str(path)))
 
 
-def _check_inputs(data: DataDir, model_dir: Path, graph_dir: Path) -> float:
+def _check_inputs(data: DataDir, model_dir: Path, graph_dir: Path, options: DecodeOptions) -> float:
     """Check that data, model and graph belong together; returns the frame shift in seconds."""
     scorer, graph = load_scorer(model_dir), read_graph(graph_dir)
     scorer.front_end.check(data.path)
     graph.check(len(scorer.pdf_of_transition_id))
+    if _adapts(model_dir, options):
+        read_silence_phones(graph_dir)
     settings = scorer.front_end.features or {}
     return float(settings.get("frame_shift", _DEFAULT_FRAME_SHIFT_MS)) / 1000.0
+
+
+def _adapts(model_dir: Path, options: DecodeOptions) -> bool:
+    return options.adapt and is_speaker_adapted(model_dir)
+
+
+def _one_by_one(data: DataDir) -> Iterator[Batch]:
+    for utterance in data.utterances:
+        yield Batch(data.utt2spk[utterance], [utterance])
+
+
+def _by_speaker(data: DataDir) -> Iterator[Batch]:
+    """Speakers in the order of their first utterances, so that few results have to wait."""
+    for speaker, utterances in sorted(data.spk2utt.items(), key=lambda item: item[1][0]):
+        yield Batch(speaker, utterances)
+
+
+@contextmanager
+def _scratch_folder(out_dir: Path) -> Iterator[Path]:
+    """A folder for lattices; one that a killed run has left is emptied."""
+    path = out_dir / "lattices.tmp"
+    shutil.rmtree(path, ignore_errors=True)
+    path.mkdir(parents=True)
+    try:
+        yield path
+    finally:
+        shutil.rmtree(path, ignore_errors=True)
 
 
 def _write_summary(
@@ -195,107 +256,33 @@ def _write_summary(
     write_json(out_dir / SUMMARY_FILE, tree)
 
 
-@dataclass(frozen=True)
-class _Result:
-    """What a process sends back: hypotheses by setting, or the reason why there are none."""
-
-    utterance: str
-    hypotheses: list[str] | None = None
-    reason: str = ""
-    partial: bool = False
-    frames: int = 0
-    seconds: float = 0.0
-    lattice: bytes | None = None
+class _Decoder(Protocol):
+    def decode(self, batch: Batch) -> BatchResult: ...
 
 
-class _Output:
-    """The files of hypotheses and lattices; they appear when all utterances are done."""
-
-    def __init__(self, out_dir: Path, options: DecodeOptions) -> None:
-        self._out_dir = out_dir
-        self._options = options
-        self._stack = ExitStack()
-        self._hypotheses: list[IO[str]] = []
-        self._lattices: gzip.GzipFile | None = None
-
-    def __enter__(self) -> Self:
-        enter = self._stack.enter_context
-        try:
-            for weight, penalty in self._options.settings:
-                path = enter(atomic_file(hypothesis_file(self._out_dir, weight, penalty)))
-                self._hypotheses.append(enter(open(path, "w", encoding="utf-8")))
-            if self._options.write_lattices:
-                path = enter(atomic_file(self._out_dir / "lat.1.gz"))
-                self._lattices = enter(gzip.open(path, "wb", compresslevel=3))
-        except BaseException:
-            self._stack.close()
-            raise
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self._stack.__exit__(kind, error, trace)
-
-    def write(self, result: _Result) -> None:
-        """Add an utterance."""
-        hypotheses = result.hypotheses or [""] * len(self._hypotheses)
-        for file, words in zip(self._hypotheses, hypotheses, strict=True):
-            file.write(f"{result.utterance} {words}".rstrip() + "\n")
-        if self._lattices is not None and result.lattice is not None:
-            self._lattices.write(result.utterance.encode() + b" " + result.lattice)
+_decoder: _Decoder | None = None
+"""What each process loads once."""
 
 
-@dataclass(frozen=True)
-class _Process:
-    """What each process loads once."""
-
-    data: DataDir
-    scorer: Scorer
-    graph: Graph
-    decoder: LatticeDecoder
-    options: DecodeOptions
-
-    def decode(self, utterance: str) -> _Result:
-        began = time.perf_counter()
-        front_end = self.scorer.front_end
-        try:
-            features = read_utterance_features(
-                self.data, utterance, front_end.transform, feature_dim=front_end.feature_dim
-            )
-            raw, complete = self.decoder.search(self.scorer.log_likelihoods(features), utterance)
-            paths = best_paths(Lattice.from_raw(raw), self.options.settings)
-        except DataError as error:
-            return _Result(utterance, reason=str(error).removeprefix(f"{utterance}: "))
-        hypotheses = [self._text(path) for path in paths]
-        seconds = time.perf_counter() - began
-        lattice = lattice_to_bytes(raw) if self.options.write_lattices else None
-        return _Result(utterance, hypotheses, "", not complete, len(features), seconds, lattice)
-
-    def _text(self, path: BestPath) -> str:
-        return " ".join(self.graph.words[word] for word in path.words.tolist())
-
-
-_process: _Process | None = None
-
-
-def _set_up(data: DataDir, model_dir: Path, graph_dir: Path, options: DecodeOptions) -> None:
-    global _process
-    scorer = load_scorer(model_dir, prior_scale=options.prior_scale)
+def _set_up(
+    data: DataDir, model_dir: Path, graph_dir: Path, options: DecodeOptions, scratch: Path
+) -> None:
+    global _decoder
     graph = read_graph(graph_dir)
-    decoder = LatticeDecoder(graph, scorer.pdf_of_transition_id, options)
-    _process = _Process(data, scorer, graph, decoder, options)
+    if _adapts(model_dir, options):
+        model = AdaptedModel.load(model_dir)
+        _decoder = SpeakerDecoder(data, model, graph, options, scratch)
+    else:
+        scorer = load_scorer(model_dir, prior_scale=options.prior_scale)
+        _decoder = UtteranceDecoder(data, scorer, graph, options, scratch)
 
 
 def _release() -> None:
     """Let go of what was loaded, where everything ran in this process."""
-    global _process
-    _process = None
+    global _decoder
+    _decoder = None
 
 
-def _decode_utterance(utterance: str) -> _Result:
-    assert _process is not None, "parallel_map calls _set_up first"
-    return _process.decode(utterance)
+def _decode_batch(batch: Batch) -> BatchResult:
+    assert _decoder is not None, "parallel_map calls _set_up first"
+    return _decoder.decode(batch)

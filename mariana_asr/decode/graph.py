@@ -65,3 +65,22 @@ def read_graph(graph_dir: str | Path) -> Graph:
         )
     words = read_symbol_table(graph_dir / "words.txt")
     return Graph(graph_dir, fst, {number: word for word, number in words.items()})
+
+
+def read_silence_phones(graph_dir: str | Path) -> list[int]:
+    """Read the ids of silence and noise phones that make_graph and mkgraph.sh put into a graph.
+
+    Raises:
+        FormatError: ``phones/silence.csl`` is missing or damaged.
+    """
+    path = Path(graph_dir) / "phones" / "silence.csl"
+    try:
+        return [int(phone) for phone in path.read_text(encoding="utf-8").split(":")]
+    except FileNotFoundError as error:
+        raise FormatError(
+            "no such file, but adaptation must know silence from speech",
+            where=path,
+            remedy="Copy it from the lang directory that the graph was made of",
+        ) from error
+    except ValueError as error:
+        raise FormatError("expected phone ids joined by colons", where=path) from error

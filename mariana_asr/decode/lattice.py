@@ -1,7 +1,8 @@
 """Lattices as arrays, and the best paths through one under many score weights at once."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
@@ -65,6 +66,60 @@ class Lattice:
             costs=raw.costs[arcs].astype(np.float64),
         )
 
+    def to_raw(self) -> RawLattice:
+        """The lattice as a decoder would give it, its states in topological order."""
+        arcs = np.argsort(self.source, kind="stable")
+        return RawLattice(
+            start=self.start,
+            final=self.final.astype(np.float32),
+            source=self.source[arcs].astype(np.int32),
+            labels=np.stack(
+                [self.transition_ids, self.words, self.destination.astype(np.int32)], axis=1
+            )[arcs],
+            costs=self.costs[arcs].astype(np.float32),
+        )
+
+    @cached_property
+    def first_arc_in(self) -> NDArray[np.int64]:
+        """The first of the arcs into each state, then the number of arcs; (states + 1,)."""
+        return np.searchsorted(self.destination, np.arange(len(self.final) + 1))
+
+    @cached_property
+    def state_frames(self) -> NDArray[np.int64]:
+        """Frames consumed on the way to each state; in a decoder's lattice on every way."""
+        frames = np.zeros(len(self.final), dtype=np.int64)
+        emits = (self.transition_ids != 0).astype(np.int64)
+        first_arc = self.first_arc_in
+        for low, high in zip(self.levels[1:-1], self.levels[2:], strict=True):
+            arcs = slice(first_arc[low], first_arc[high])
+            starts = first_arc[low:high] - first_arc[low]
+            longest = frames[self.source[arcs]] + emits[arcs]
+            np.maximum.reduceat(longest, starts, out=frames[low:high])
+        return frames
+
+    def rescored(
+        self, log_likelihoods: NDArray[np.float32], pdf_of_transition_id: NDArray[np.integer]
+    ) -> "Lattice":
+        """Replace the acoustic costs by those of other scores (Kaldi: gmm-rescore-lattice).
+
+        Args:
+            log_likelihoods: Log-likelihoods of pdfs for the same frames, (T, P).
+            pdf_of_transition_id: It begins with the pdf of transition id 1.
+
+        Raises:
+            DataError: The lattice has other frames than the scores.
+        """
+        frames = int(self.state_frames.max())
+        if frames != len(log_likelihoods):
+            raise DataError(f"scores of {len(log_likelihoods)} frames, a lattice of {frames}")
+        emitting = self.transition_ids != 0
+        pdfs = pdf_of_transition_id[self.transition_ids[emitting] - 1]
+        costs, final = self.costs.copy(), self.final.copy()
+        costs[:, 1] = 0.0
+        costs[emitting, 1] = -log_likelihoods[self.state_frames[self.source[emitting]], pdfs]
+        final[np.isfinite(final[:, 1]), 1] = 0.0
+        return replace(self, final=final, costs=costs)
+
 
 @dataclass(frozen=True)
 class BestPath:
@@ -103,9 +158,8 @@ def _best_paths(lattice: Lattice, settings: Sequence[tuple[float, float]]) -> li
     scales = np.stack([np.ones_like(weights), 1.0 / weights])
     arc_costs = lattice.costs @ scales + (lattice.words != 0)[:, np.newaxis] * penalties
 
-    num_states = len(lattice.final)
-    first_arc = np.searchsorted(lattice.destination, np.arange(num_states + 1))
-    best = np.full((num_states, len(settings)), np.inf)
+    first_arc = lattice.first_arc_in
+    best = np.full((len(lattice.final), len(settings)), np.inf)
     best[lattice.start] = 0.0
     for low, high in zip(lattice.levels[1:-1], lattice.levels[2:], strict=True):
         arcs = slice(first_arc[low], first_arc[high])

@@ -1,6 +1,6 @@
 """Options of decoding."""
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import Field
 
@@ -8,6 +8,7 @@ from mariana_asr.options import Options
 
 PositiveWeight = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Penalty = Annotated[float, Field(allow_inf_nan=False)]
+UpdateType = Literal["full", "diag", "offset", "none"]
 
 
 class DecodeOptions(Options):
@@ -41,6 +42,23 @@ class DecodeOptions(Options):
 
     word_insertion_penalties: tuple[Penalty, ...] = Field(default=(0.0, 0.5, 1.0), min_length=1)
     """Costs a word tried on each lattice."""
+
+    adapt: bool = True
+    """Adapt a speaker-adapted model (one with a ``final.alimdl``) to each speaker by fMLLR, as
+    Kaldi's ``steps/decode_fmllr.sh`` does; without it such a model's ``final.alimdl`` decodes."""
+
+    first_beam: float = Field(default=10.0, gt=0)
+    """The beam of the search that adaptation starts from."""
+
+    silence_weight: float = Field(default=0.01, ge=0, le=1)
+    """What a frame of silence counts for in adaptation, where one of speech counts for 1."""
+
+    fmllr_update_type: UpdateType = "full"
+    """What of a speaker's transform is estimated: a whole matrix, scales and offsets (diag),
+    offsets only, or nothing (none)."""
+
+    fmllr_min_count: float = Field(default=500.0, ge=0)
+    """A speaker with no more weighted frames than this is not adapted."""
 
     write_lattices: bool = False
     """Also write ``lat.1.gz``: state-level lattices with unscaled acoustic costs, for Kaldi."""

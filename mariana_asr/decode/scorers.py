@@ -1,5 +1,6 @@
 """Acoustic models as a decoder sees them: scores of pdfs for the frames of an utterance."""
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
@@ -13,8 +14,12 @@ from mariana_asr.align.model_io import (
     read_transition_model,
     transition_id_to_pdf,
 )
+from mariana_asr.align.sat import UNADAPTED_MODEL
+from mariana_asr.align.utterances import GmmAcousticModel
 from mariana_asr.errors import FormatError
 from mariana_asr.features.front_end import FrontEnd
+
+NETWORK = "nnet.pt"
 
 
 class Scorer(Protocol):
@@ -33,35 +38,77 @@ class Scorer(Protocol):
 
 
 class GmmScorer:
-    """A diagonal GMM model (``final.mdl``)."""
+    """A diagonal GMM model."""
 
-    def __init__(
-        self, front_end: FrontEnd, gmms: DiagGmms, pdf_of_transition_id: NDArray[np.int32]
-    ) -> None:
-        self.front_end = front_end
-        self.pdf_of_transition_id = pdf_of_transition_id
-        self._gmms = gmms
+    def __init__(self, model: GmmAcousticModel, transition_model: TransitionModel) -> None:
+        self.gmms = model.gmm
+        self.front_end = model.front_end
+        self.pdf_of_transition_id = _pdfs(transition_model)
 
     @classmethod
     def load(cls, model_dir: Path) -> "GmmScorer":
-        """Load ``final.mdl`` and ``front_end.json``.
+        """Load ``final.mdl`` and its front end.
 
         Raises:
             FormatError: A file is missing or damaged, or the two do not fit.
         """
-        model = read_gmm_model(model_dir / "final.mdl")
-        front_end = FrontEnd.load(model_dir)
-        if front_end.dim != model.gmm.dim:
-            raise FormatError(
-                f"the GMMs have {model.gmm.dim} dimensions, front_end.json gives {front_end.dim}",
-                where=model_dir,
-                remedy="One of the two files is of another model",
-            )
-        return cls(front_end, model.gmm, _pdfs(model.transition_model))
+        model = GmmAcousticModel.load(model_dir)
+        return cls(model, read_transition_model(model_dir / "final.mdl"))
 
     def log_likelihoods(self, features: NDArray[np.float32]) -> NDArray[np.float32]:
         """Score frames (T, D); returns (T, P)."""
-        return self._gmms.log_likelihoods(features)
+        return self.gmms.log_likelihoods(features)
+
+
+@dataclass(frozen=True)
+class AdaptedModel:
+    """GMMs that were trained on features adapted to each speaker (SAT).
+
+    Attributes:
+        first: The model of features that are not adapted, ``final.alimdl``.
+        gmms: The GMMs of adapted features.
+        phone_of_transition_id: The phone of each transition id; index 0 is none.
+    """
+
+    first: GmmScorer
+    gmms: DiagGmms
+    phone_of_transition_id: NDArray[np.int32]
+
+    @classmethod
+    def load(cls, model_dir: str | Path) -> "AdaptedModel":
+        """Load ``final.mdl`` with its front end, and ``final.alimdl``.
+
+        Raises:
+            FormatError: A file is missing or damaged, or they do not belong together.
+        """
+        final = GmmScorer.load(Path(model_dir))
+        path = Path(model_dir) / UNADAPTED_MODEL
+        model = read_gmm_model(path)
+        first = GmmScorer(GmmAcousticModel(model.gmm, final.front_end), model.transition_model)
+        if (
+            model.gmm.dim != final.gmms.dim
+            or not np.array_equal(model.gmm.offsets, final.gmms.offsets)
+            or not np.array_equal(first.pdf_of_transition_id, final.pdf_of_transition_id)
+        ):
+            raise FormatError(
+                "it has other dimensions, pdfs or numbers of Gaussians than final.mdl",
+                where=path,
+                remedy="Take both models from the same training",
+            )
+        tids = range(1, len(first.pdf_of_transition_id) + 1)
+        phones = [0, *map(model.transition_model.transition_id_to_phone, tids)]
+        return cls(first, final.gmms, np.array(phones, dtype=np.int32))
+
+    @property
+    def front_end(self) -> FrontEnd:
+        """What comes before the adaptation."""
+        return self.first.front_end
+
+
+def is_speaker_adapted(model_dir: str | Path) -> bool:
+    """Whether a folder holds GMMs that were trained on features adapted to each speaker."""
+    model_dir = Path(model_dir)
+    return (model_dir / UNADAPTED_MODEL).exists() and not (model_dir / NETWORK).exists()
 
 
 class DnnScorer:
@@ -79,7 +126,7 @@ class DnnScorer:
         # Only here, so that decoding with a GMM needs no torch.
         from mariana_asr.nnet.acoustic_model import AcousticModel
 
-        self._model = AcousticModel.load(model_dir / "nnet.pt")
+        self._model = AcousticModel.load(model_dir / NETWORK)
         self._prior_scale = prior_scale
         self.front_end = self._model.front_end
         self.pdf_of_transition_id = _pdfs(read_transition_model(model_dir / "final.mdl"))
@@ -90,9 +137,10 @@ class DnnScorer:
 
 
 def load_scorer(model_dir: str | Path, *, prior_scale: float = 1.0) -> Scorer:
-    """Load the acoustic model of a folder: the network if there is one, else the GMM.
+    """Load the acoustic model of a folder: the network if there is one, else the GMMs.
 
-    ``prior_scale`` multiplies a network's log-priors; a GMM has none.
+    Of a speaker-adapted model those for features that are not adapted are taken. ``prior_scale``
+    multiplies a network's log-priors; GMMs have none.
 
     Raises:
         FormatError: There is none, or it is damaged.
@@ -104,8 +152,10 @@ def load_scorer(model_dir: str | Path, *, prior_scale: float = 1.0) -> Scorer:
             where=model_dir,
             remedy="Train a model first, or name another folder",
         )
-    if (model_dir / "nnet.pt").exists():
+    if (model_dir / NETWORK).exists():
         return DnnScorer(model_dir, prior_scale)
+    if is_speaker_adapted(model_dir):
+        return AdaptedModel.load(model_dir).first
     return GmmScorer.load(model_dir)
 
 

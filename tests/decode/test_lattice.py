@@ -7,48 +7,15 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from made_lattices import all_paths, random_lattice, raw_lattice
 
 from mariana_asr.decode import lattice as lattice_module
 from mariana_asr.decode.lattice import Lattice, best_paths
-from mariana_asr.decode.lattice_file import RawLattice, lattice_from_bytes, lattice_to_bytes
+from mariana_asr.decode.lattice_file import lattice_from_bytes, lattice_to_bytes
 from mariana_asr.errors import DataError, FormatError
 from mariana_asr.kaldi import kaldifst
 
 SETTINGS = [(7.0, 0.0), (7.0, 1.0), (12.5, -0.5), (17.0, 0.5)]
-
-
-def raw_lattice(num_states, arcs, final, start=0):
-    """From arcs (source, transition id, word, next state, graph cost, acoustic cost)."""
-    arcs = sorted(arcs, key=lambda arc: arc[0])
-    final_costs = np.full((num_states, 2), np.inf, dtype=np.float32)
-    for state, cost in final.items():
-        final_costs[state] = cost
-    return RawLattice(
-        start=start,
-        final=final_costs,
-        source=np.array([arc[0] for arc in arcs], dtype=np.int32),
-        labels=np.array([arc[1:4] for arc in arcs], dtype=np.int32).reshape(-1, 3),
-        costs=np.array([arc[4:6] for arc in arcs], dtype=np.float32).reshape(-1, 2),
-    )
-
-
-def all_paths(raw):
-    """Every path from the start to a final state: (words, graph cost, acoustic cost)."""
-    waiting = [(raw.start, (), 0.0, 0.0)]
-    while waiting:
-        state, words, graph, acoustic = waiting.pop()
-        if np.isfinite(raw.final[state]).all():
-            yield words, graph + raw.final[state, 0], acoustic + raw.final[state, 1]
-        for arc in np.flatnonzero(raw.source == state):
-            _, word, target = raw.labels[arc].tolist()
-            waiting.append(
-                (
-                    target,
-                    words + (word,) * (word != 0),
-                    graph + float(raw.costs[arc, 0]),
-                    acoustic + float(raw.costs[arc, 1]),
-                )
-            )
 
 
 @st.composite
@@ -111,24 +78,6 @@ def test_arcs_of_a_best_path_join_start_and_cost(raw):
             cost += penalty * (lattice.words[arc] != 0)
         cost += lattice.final[state, 0] + lattice.final[state, 1] / weight
         assert cost == pytest.approx(best.cost)
-
-
-def random_lattice(frames=40, width=6, seed=0):
-    """A lattice such as a decoder makes: every state of a frame to some of the next frame."""
-    rng = np.random.default_rng(seed)
-    arcs = []
-    for frame in range(frames):
-        for source in range(width if frame else 1):
-            tail = 1 + (frame - 1) * width + source if frame else 0
-            for target in rng.choice(width, 3, replace=False):
-                word = int(rng.integers(1, 9)) if rng.random() < 0.3 else 0
-                costs = rng.uniform(0, 5), rng.uniform(20, 80)
-                arcs.append(
-                    (tail, int(rng.integers(1, 30)), word, 1 + frame * width + target, *costs)
-                )
-    last = 1 + (frames - 1) * width
-    final = {last + i: (float(rng.uniform(0, 2)), 0.0) for i in range(width)}
-    return raw_lattice(last + width, arcs, final)
 
 
 @pytest.mark.parametrize("weight", [7.0, 11.0, 17.0])
@@ -195,3 +144,44 @@ def test_an_fst_that_is_no_lattice_is_refused(tmp_path: Path):
     fst.write(str(tmp_path / "fst"))
     with pytest.raises(FormatError, match="not a state-level lattice"):
         lattice_from_bytes((tmp_path / "fst").read_bytes(), "utt-1")
+
+
+def test_frames_of_states_count_the_emitting_arcs_on_the_way():
+    arcs = [
+        (0, 3, 0, 1, 0.0, 1.0),
+        (0, 3, 7, 2, 0.0, 1.0),
+        (1, 0, 7, 2, 0.5, 0.0),
+        (2, 5, 0, 3, 0.0, 1.0),
+        (3, 0, 0, 4, 0.0, 0.0),
+    ]
+    lattice = Lattice.from_raw(raw_lattice(5, arcs, {4: (0.0, 0.0)}))
+    assert lattice.state_frames.tolist() == [0, 1, 1, 2, 2]
+
+
+def test_rescored_paths_cost_their_new_scores_and_the_old_graph():
+    raw = random_lattice(frames=6, width=3)
+    lattice = Lattice.from_raw(raw)
+    pdfs = np.arange(30) % 7
+    scores = np.random.default_rng(1).normal(size=(6, 7)).astype(np.float32)
+    rescored = lattice.rescored(scores, pdfs)
+    graph = [cost for cost, _ in lattice.costs.tolist()]
+    for best in best_paths(rescored, SETTINGS):
+        tids = lattice.transition_ids[best.arcs]
+        acoustic = -sum(float(scores[t, pdfs[tid - 1]]) for t, tid in enumerate(tids.tolist()))
+        np.testing.assert_allclose(rescored.costs[best.arcs, 1].sum(), acoustic, rtol=1e-6)
+        assert rescored.costs[best.arcs, 0].sum() == sum(graph[arc] for arc in best.arcs)
+    assert best_paths(rescored, SETTINGS)[0].cost != best_paths(lattice, SETTINGS)[0].cost
+
+
+def test_rescoring_with_another_number_of_frames_is_refused():
+    lattice = Lattice.from_raw(random_lattice(frames=6))
+    with pytest.raises(DataError, match="scores of 5 frames, a lattice of 6"):
+        lattice.rescored(np.zeros((5, 30), dtype=np.float32), np.arange(30))
+
+
+@given(raw_lattices())
+@settings(max_examples=50, deadline=None)
+def test_sorting_a_lattice_and_back_keeps_its_paths(raw):
+    back = Lattice.from_raw(raw).to_raw()
+    assert (np.diff(back.source) >= 0).all()
+    assert sorted(all_paths(back)) == sorted(all_paths(raw))
