@@ -52,29 +52,32 @@ def refine_split(
         The likelihood gained.
     """
     totals = np.stack([_total(points[assignments == cluster]) for cluster in (0, 1)])
+    filled = points[:, 0] != 0
     gained = np.float32(0)
+    gains: NDArray[np.float32] | None = None
     untouched = True
     for _ in range(num_iters):
         moved = False
         start = 0
         while start < len(points):
-            gains = _gains(points[start:], assignments[start:], totals, untouched, var_floor)
-            better = np.flatnonzero(gains > 0).tolist()
-            if not better:
-                break
-            for index in better:
-                point = start + index
+            if gains is None:
+                gains, gains_of_empty = _gains(points, assignments, totals, untouched, var_floor)
+            better = (np.flatnonzero(gains[start:] > 0) + start).tolist()
+            for point in better:
                 own = int(assignments[point])
-                totals[own] -= points[point]
-                totals[1 - own] += points[point]
                 assignments[point] = 1 - own
-                gained += gains[index]
-                # A point without frames, moved by rounding alone, leaves other gains as they are.
-                outdated = untouched or points[point, 0] != 0
-                moved, untouched = True, False
-                if outdated:
+                gained += gains[point]
+                moved = True
+                start = point + 1
+                if filled[point] or untouched:
+                    totals[own] -= points[point]
+                    totals[1 - own] += points[point]
+                    gains, untouched = None, False
                     break
-            start = point + 1
+                # Moved by rounding alone; the others' gains stay as they are.
+                gains[point] = gains_of_empty[1 - own]
+            else:
+                break
         if not moved:
             break
     return gained
@@ -86,20 +89,26 @@ def _gains(
     totals: Sums,
     untouched: bool,
     var_floor: float,
-) -> NDArray[np.float32]:
-    """Likelihood gained by moving each point, in Kaldi's precision and order of adding up."""
-    clusters = objective(totals, var_floor)
-    other, own = clusters[1 - assignments], clusters[assignments]
-    with_other_value, without_own_value = other.copy(), own.copy()
+) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Likelihood gained by moving each point, in Kaldi's precision and order of adding up.
+
+    Returns:
+        Shape (n,); and what a point without frames gains in cluster 0 and in cluster 1, shape
+        (2,), which rounding can make more than 0.
+    """
     filled = np.flatnonzero(points[:, 0])
     to = 1 - assignments[filled]
-    sums = np.concatenate([totals[to] + points[filled], totals[1 - to] - points[filled]])
+    sums = np.concatenate([totals, totals[to] + points[filled], totals[1 - to] - points[filled]])
     values = objective(sums, var_floor)
-    with_other_value[filled], without_own_value[filled] = np.split(values, 2)
+    clusters, (joined, left) = values[:2], np.split(values[2:], 2)
+    other, own = clusters[1 - assignments], clusters[assignments]
+    with_other, without_own = other.copy(), own.copy()
+    with_other[filled], without_own[filled] = joined, left
     if untouched:
         # Until a point has moved, Kaldi has this value as a distance, and takes it back from that.
-        with_other_value = -((other - with_other_value) - other)
-    return with_other_value + without_own_value - other - own
+        with_other = -((other - with_other) - other)
+    of_empty = clusters[::-1] + clusters - clusters[::-1] - clusters
+    return with_other + without_own - other - own, of_empty
 
 
 def split_in_two(

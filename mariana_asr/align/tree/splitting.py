@@ -100,7 +100,8 @@ class SplitFinder:
     def _best(self, rows: Rows, columns: NDArray[np.int64], gains: NDArray[np.float32]) -> Split:
         if self._num_iters_refine and len(rows) > 1:
             return self._best_refined(rows, columns, gains)
-        if not len(gains) or not (best := int(gains.argmax())) >= 0 or not gains[best] > 0:
+        best = int(gains.argmax()) if len(gains) else -1
+        if best < 0 or gains[best] <= 0:
             return Split()
         return self._split(columns[best], gains[best])
 
