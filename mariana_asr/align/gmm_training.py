@@ -48,7 +48,7 @@ class GmmTrainingOptions(ScaleOptions):
     power: float = Field(default=0.25, ge=0)
     """Exponent that shares out Gaussians by the pdfs' counts."""
     seed: int = 0
-    """Seed of the noise that moves the halves of a split Gaussian apart."""
+    """Seed of the noise that moves the halves of a split Gaussian apart, and of a flat start."""
 
     @field_validator("realign_iters")
     @classmethod

@@ -48,7 +48,9 @@ class TrainingGraph:
 
         None where no path is short enough (Kaldi: align-equal-compiled).
         """
-        aligned, path = kaldifst.equal_align(self.fst, frames, seed & 0x7FFFFFFF)
+        # The wheel takes a signed integer of 32 bits.
+        signed = (seed + 2**31) % 2**32 - 2**31
+        aligned, path = kaldifst.equal_align(self.fst, frames, signed)
         if not aligned:
             return None
         labels = kaldifst.get_linear_symbol_sequence(path)[1]

@@ -15,7 +15,6 @@ from mariana_asr.align.fmllr import (
     accumulate_speakers,
     estimate_fmllr,
 )
-from mariana_asr.align.gaussian_posteriors import gaussian_posteriors
 from mariana_asr.align.gmm import DiagGmms
 from mariana_asr.align.gmm_estimation import GmmStats
 from mariana_asr.align.lda import LdaStats
@@ -277,15 +276,9 @@ def unadapted_pass(corpus: TrainingCorpus, model: PassModel) -> GmmStats:
 
 def _unadapted_pass(chunk: Chunk, model: PassModel) -> GmmStats:
     feats, tids, kept = _aligned_frames(chunk)
-    summed = chunk.unadapted_features()[kept].astype(np.float64)
-    summed = np.concatenate([summed, np.square(summed)], axis=1)
     stats = GmmStats.empty(model.gmm)
-    for rows, own, posteriors in gaussian_posteriors(
-        model.gmm, feats, model.transitions.pdfs[tids]
-    ):
-        stats.occupancy[own] += posteriors.sum(axis=0, dtype=np.float64)
-        stats.moments[own] += posteriors.T.astype(np.float64) @ summed[rows]
-    stats.frames = len(tids)
+    unadapted = chunk.unadapted_features()[kept]
+    stats.accumulate(model.gmm, feats, model.transitions.pdfs[tids], summed=unadapted)
     return stats
 
 

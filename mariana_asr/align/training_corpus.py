@@ -11,7 +11,6 @@ from pathlib import Path
 from tempfile import mkdtemp
 from types import TracebackType
 from typing import Any, NamedTuple, TypeVar
-from zlib import crc32
 
 import numpy as np
 from numpy.typing import NDArray
@@ -252,10 +251,10 @@ class TrainingCorpus:
         for _, failed in self.map(_compile_graphs, (self.folder, lang.path)):
             _skip(failed, skipped)
 
-    def align_equally(self) -> dict[str, str]:
+    def align_equally(self, seed: int) -> dict[str, str]:
         """Make flat-start alignments; give back the utterances that failed, with the reason."""
         failed: dict[str, str] = {}
-        for _, result in self.map(_align_equally, None):
+        for _, result in self.map(_align_equally, seed):
             failed.update(result)
         return failed
 
@@ -360,12 +359,20 @@ def _compile_graphs(chunk: Chunk, folders: tuple[Path, Path]) -> dict[str, str]:
     return failed
 
 
-def _align_equally(chunk: Chunk, _: None) -> dict[str, str]:
+def _kaldi_hash(utterance: str) -> int:
+    """Kaldi's hash of an utterance id, which seeds its flat start (StringHasher)."""
+    value = 0
+    for byte in utterance.encode():
+        value = (value * 7853 + byte) & 0xFFFFFFFF
+    return value
+
+
+def _align_equally(chunk: Chunk, seed: int) -> dict[str, str]:
     tids = np.zeros(chunk.index()[-1].end, dtype=np.int32)
     failed: dict[str, str] = {}
     for line, graph in chunk.graphs():
         frames = line.end - line.start
-        aligned = graph.equal_alignment(frames, seed=crc32(line.utterance.encode()))
+        aligned = graph.equal_alignment(frames, seed=_kaldi_hash(line.utterance) + seed)
         if aligned is None:
             failed[line.utterance] = f"too few frames for a flat start: {frames}"
         else:

@@ -160,11 +160,18 @@ class TriphoneTraining(GmmTraining):
         if options.questions is not None:
             questions = read_questions(options.questions)
         else:
-            questions = cluster_phones(stats, lang.phone_sets)
+            questions = cluster_phones(
+                stats,
+                lang.phone_sets,
+                pdf_class_list=options.pdf_class_list,
+                var_floor=options.var_floor,
+            )
         questions += read_questions(lang.path / "phones" / "extra_questions.int")
         topology = lang.topology()
         self.tree = build_tree(stats, lang.roots, questions, topology, options)
-        self.model, self.occupancy = initial_gmms(stats, self.tree, topology)
+        self.model, self.occupancy = initial_gmms(
+            stats, self.tree, topology, var_floor=options.var_floor
+        )
         logger.info(
             "%s: %d leaves from %d contexts, %d questions",
             self.name,

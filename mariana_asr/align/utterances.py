@@ -30,9 +30,9 @@ from mariana_asr.skipped import Skipped
 
 logger = logging.getLogger(__name__)
 
-CHUNK_UTTERANCES = 32
-"""Utterances that a process takes at once. Sums are formed chunk by chunk, so the chunks must not
-depend on the number of processes if results are not to."""
+MOST_IN_CHUNK, FEWEST_IN_CHUNK, CHUNKS = 128, 16, 16
+"""How many utterances a process takes at once: the more, the faster the statistics, but even a
+small corpus is to keep some processes at work."""
 
 
 class HasLogLikelihoods(Protocol):
@@ -128,7 +128,7 @@ class TransitionScores:
         if isinstance(model, DiagGmms):
             # Most pdfs do not occur in a transcript, and GMMs are scored one by one.
             own, columns = np.unique(pdfs, return_inverse=True)
-            log_likes = model.select(own).log_likelihoods(feats)[:, columns]
+            log_likes = model.log_likelihoods(feats, own)[:, columns]
         else:
             log_likes = model.log_likelihoods(feats)[:, pdfs]
         scores = np.float32(self.acoustic_scale) * log_likes + self.log_probs[graph.tids]
@@ -161,9 +161,13 @@ def usable_utterances(data: DataDir, transform: TransformOptions, skipped: Skipp
 
 
 def split_in_chunks(data: DataDir, utterances: Sequence[str]) -> Iterator[DataDir]:
-    """Cut a data directory into parts of ``CHUNK_UTTERANCES``, small enough to send around."""
-    for start in range(0, len(utterances), CHUNK_UTTERANCES):
-        chunk = utterances[start : start + CHUNK_UTTERANCES]
+    """Cut a data directory into parts that are small enough to send around.
+
+    Sums are formed part by part, so the cuts must not depend on the number of processes.
+    """
+    size = min(MOST_IN_CHUNK, max(FEWEST_IN_CHUNK, -(-len(utterances) // CHUNKS)))
+    for start in range(0, len(utterances), size):
+        chunk = utterances[start : start + size]
         utt2spk = {utterance: data.utt2spk[utterance] for utterance in chunk}
         speakers = set(utt2spk.values())
         yield replace(
