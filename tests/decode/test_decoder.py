@@ -8,6 +8,7 @@ from pathlib import Path
 import kaldialign
 import numpy as np
 import pytest
+from golden_models import copy_model
 
 from mariana_asr.archives import ArchiveWriter, iterate_matrices, read_script
 from mariana_asr.corpus.datadir import DataDir, read_table
@@ -18,7 +19,6 @@ from mariana_asr.decode.lattice import Lattice, best_paths
 from mariana_asr.decode.options import DecodeOptions
 from mariana_asr.decode.search import LatticeDecoder
 from mariana_asr.errors import DataError, FormatError, StageError
-from mariana_asr.features.cmvn import accumulate_cmvn_stats
 from mariana_asr.features.front_end import FrontEnd, TransformOptions
 from mariana_asr.kaldi import kaldifst
 
@@ -203,34 +203,11 @@ def test_a_model_folder_without_a_model_is_refused(tmp_path: Path, data):
 
 
 @pytest.fixture(scope="module")
-def an4(golden: Path, tmp_path_factory) -> tuple[DataDir, Path]:
+def an4(an4_test: DataDir, golden: Path, tmp_path_factory) -> tuple[DataDir, Path]:
     """Kaldi's AN4 test set, and its monophone model with its graph."""
-    folder, source = tmp_path_factory.mktemp("an4"), golden / "an4_kaldi"
-    features = dict(iterate_matrices(source / "features" / "mfcc_test.ark"))
-    speakers = {utterance: utterance.split("-")[0] for utterance in features}
-    with ArchiveWriter(folder / "data" / "feats") as writer:
-        for utterance in sorted(features):
-            writer.write(utterance, features[utterance])
-    with ArchiveWriter(folder / "data" / "cmvn") as writer:
-        for speaker in sorted(set(speakers.values())):
-            own = [features[u] for u in sorted(features) if speakers[u] == speaker]
-            writer.write(speaker, sum(accumulate_cmvn_stats(matrix) for matrix in own))
-    text = read_table(source / "test_ref.txt")
-    data = DataDir(
-        folder / "data",
-        speakers,
-        text=text,
-        feats=read_script(folder / "data" / "feats.scp"),
-        cmvn=read_script(folder / "data" / "cmvn.scp"),
-    )
-    data.write()
-    model = folder / "mono"
-    model.mkdir()
-    for name in ("final.mdl", "HCLG.fst"):
-        shutil.copy(source / "mono" / name, model)
-    shutil.copy(source / "lang" / "words.txt", model)
+    model = copy_model(golden / "an4_kaldi", "mono", tmp_path_factory.mktemp("mono"))
     FrontEnd(None, 13, TransformOptions(delta_order=2)).save(model)
-    return data, model
+    return an4_test, model
 
 
 def test_kaldis_monophone_model_has_kaldis_word_error_rate(an4, golden: Path, tmp_path: Path):
