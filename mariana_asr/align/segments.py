@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mariana_asr.align.model_io import TransitionModel
+from mariana_asr.align.transition_ids import check_transition_ids
 from mariana_asr.errors import DataError, FormatError
 from mariana_asr.lang.fst_arrays import FstArrays, from_fst, read_fst
 from mariana_asr.lang.langdir import Lang, read_rows
@@ -78,7 +79,7 @@ class PhoneSplitter:
     def __init__(self, transition_model: TransitionModel) -> None:
         """Take phone, state and kind of every transition id."""
         tids = range(1, transition_model.num_transition_ids + 1)
-        self._highest = transition_model.num_transition_ids
+        self._model = transition_model
         self._states = np.array(transition_model.id2state, dtype=np.int32)
         self._phones = np.array(
             [0, *map(transition_model.transition_id_to_phone, tids)], dtype=np.int32
@@ -94,12 +95,7 @@ class PhoneSplitter:
         """
         if not len(tids):
             return []
-        if tids.min() < 1 or tids.max() > self._highest:
-            bad = tids[(tids < 1) | (tids > self._highest)][0]
-            raise FormatError(
-                f"{bad} is no transition id: the model has 1 to {self._highest}",
-                remedy="Is this the model that the alignment was made with?",
-            )
+        check_transition_ids(tids, self._model)
         final, loops, states = self._final[tids], self._loops[tids], self._states[tids]
         # A phone ends with the transition to its final state. Kaldi's graphs put the self-loops of
         # the state that is left after that transition, so they still belong to the phone.
