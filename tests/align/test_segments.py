@@ -8,8 +8,8 @@ from itertools import pairwise, product
 
 import numpy as np
 import pytest
+from kaldi_words import an4_transcripts, by_word_boundary
 
-from mariana_asr.align.alignment import alignment_to_phones, read_alignments
 from mariana_asr.align.model_io import read_transition_model
 from mariana_asr.align.segments import (
     PhoneSegment,
@@ -18,6 +18,7 @@ from mariana_asr.align.segments import (
     WordSegment,
     phone_segments,
 )
+from mariana_asr.align.transition_ids import alignment_to_phones, read_alignments
 from mariana_asr.errors import DataError, FormatError
 from mariana_asr.lang.dictionary import Dictionary, Pronunciation
 from mariana_asr.lang.langdir import Lang, read_lang
@@ -129,14 +130,7 @@ def test_pronunciations_of_the_lexicon_transducer_are_those_of_the_lexicon(golde
 
 @pytest.fixture(scope="module")
 def transcripts(corpora) -> dict[str, str]:
-    """AN4's training transcripts by the golden alignments' utterance ids."""
-    text = {}
-    for line in (corpora / "an4/etc/an4_train.transcription").read_text().splitlines():
-        words, name = line.rstrip(")").rsplit("(", 1)
-        name, speaker, take = name.split("-")
-        said = [word for word in words.split() if word not in ("<s>", "</s>")]
-        text[f"{speaker}-{name}-{take}"] = " ".join(said)
-    return text
+    return an4_transcripts(corpora)
 
 
 @pytest.mark.parametrize("rung", ["mono", "tri3"])
@@ -165,28 +159,6 @@ def test_kaldis_alignments_of_an4_give_the_words_of_the_transcripts(golden, tran
 
 def words_phones(segment: WordSegment) -> tuple[int, int, bool]:
     return segment.start, segment.frames, segment.word == SILENCE
-
-
-def by_word_boundary(phones: list[PhoneSegment], lang: Lang) -> list[tuple[int, int, bool]]:
-    """Start, frames and whether it is silence, by the phones' positions in the word."""
-    assert lang.word_boundary is not None
-    cut, start = [], None
-    for segment in phones:
-        place = lang.word_boundary[segment.phone]
-        end = segment.start + segment.frames
-        if place in ("nonword", "singleton"):
-            assert start is None
-            cut.append((segment.start, segment.frames, place == "nonword"))
-        elif place == "begin":
-            assert start is None
-            start = segment.start
-        elif place == "end":
-            cut.append((start, end - start, False))
-            start = None
-        else:
-            assert place == "internal"
-            assert start is not None
-    return cut
 
 
 def test_unknown_words_are_cut_by_the_pronunciation_of_the_unknown_word(tmp_path):
