@@ -1,65 +1,61 @@
-"""Forced alignment with a trained model, and Kaldi's alignment files."""
+"""Forced alignment of a data directory with a trained model."""
 
 import logging
 import shutil
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TextIO
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import Field
 
+from mariana_asr.align.aligned_utterance import frame_shift_seconds
+from mariana_asr.align.aligner import (
+    AlignmentScales,
+    ChunkResult,
+    align_chunk,
+    chunk_speaker_stats,
+    load_aligner,
+)
+from mariana_asr.align.alignment_files import SCORES_FILE, AlignmentWriter
+from mariana_asr.align.fmllr import FmllrResult, estimate_speakers
 from mariana_asr.align.gmm import DiagGmms
-from mariana_asr.align.graphs import GraphCompiler
-from mariana_asr.align.model_io import (
-    read_transition_model,
-)
+from mariana_asr.align.model_io import read_gmm_model, read_transition_model
 from mariana_asr.align.phone_tables import check_phones
-from mariana_asr.align.transition_ids import (
-    alignment_to_pdfs,
-    alignment_to_phones,
-    check_transition_ids,
-    read_alignments,
-)
-from mariana_asr.align.tree_io import read_tree
+from mariana_asr.align.sat import UNADAPTED_MODEL, report_unadapted
+from mariana_asr.align.suspects import SUSPECTS_TABLE, SuspectFinder, SuspectOptions
 from mariana_asr.align.utterances import (
     GmmAcousticModel,
     HasLogLikelihoods,
-    TransitionScores,
     report_oov_words,
     split_in_chunks,
     usable_utterances,
 )
-from mariana_asr.align.viterbi import BeamOptions, ScaleOptions
 from mariana_asr.archives import write_int_vectors
 from mariana_asr.corpus.datadir import DataDir
-from mariana_asr.errors import DataError
-from mariana_asr.features.reading import iterate_features
+from mariana_asr.errors import DataError, FormatError
+from mariana_asr.features.kaldi_front_end import write_kaldi_front_end
+from mariana_asr.features.linear import write_speaker_transforms
 from mariana_asr.files import atomic_file, write_text
 from mariana_asr.lang.langdir import Lang
-from mariana_asr.parallel import parallel_map
+from mariana_asr.parallel import WorkerPool
 from mariana_asr.skipped import Skipped
-
-__all__ = [
-    "AlignOptions",
-    "AlignSummary",
-    "align",
-    "alignment_to_pdfs",
-    "alignment_to_phones",
-    "check_transition_ids",
-    "read_alignments",
-]
 
 logger = logging.getLogger(__name__)
 
 
-class AlignOptions(BeamOptions, ScaleOptions):
-    """Options of forced alignment, with the names and defaults of steps/align_si.sh."""
+class AlignOptions(AlignmentScales):
+    """Options of forced alignment; scales and beams are those of steps/align_si.sh."""
 
-    boost_silence: float = Field(default=1.0, gt=0)
-    """Factor on the likelihoods of silence."""
+    prior_scale: float = 1.0
+    """What a network's log-priors are multiplied by before they are subtracted from its
+    log-posteriors; GMMs have none."""
+    formats: tuple[Literal["ctm", "textgrid", "json"], ...] = ("ctm", "json")
+    """Forms in which words and phones with their times are written, beside Kaldi's alignments."""
+    suspects: SuspectOptions = SuspectOptions()
+    """When an utterance counts as suspicious."""
 
 
 @dataclass(frozen=True)
@@ -72,6 +68,7 @@ class AlignSummary:
         log_likelihood_per_frame: Of the paths, transitions included, without the acoustic scale.
         retried: Number of utterances that took the retry beam.
         skipped: Number of utterances that could not be aligned.
+        suspects: Number of utterances that look wrong, those that could not be aligned included.
     """
 
     utterances: int
@@ -79,6 +76,7 @@ class AlignSummary:
     log_likelihood_per_frame: float
     retried: int
     skipped: int
+    suspects: int
 
 
 def align(
@@ -90,22 +88,31 @@ def align(
     *,
     jobs: int = 1,
     acoustic_model: HasLogLikelihoods | None = None,
+    transforms: Mapping[str, NDArray[np.float32]] | None = None,
 ) -> AlignSummary:
     """Align utterances to their transcripts.
 
-    Writes ``ali.1.gz`` (transition ids), ``num_jobs``, ``scores.txt`` (each utterance's
-    log-likelihood per frame), ``skipped.txt`` (utterances that failed, with the reason), and
-    copies of ``tree``, ``final.mdl`` and ``phones.txt`` to ``out_dir``.
+    Writes to ``out_dir``: ``ali.1.gz`` (transition ids) and ``num_jobs``; ``scores.txt`` (each
+    utterance's log-likelihood a frame); words and phones with their times in the forms asked for
+    (``AlignmentWriter``); ``suspects.txt`` and ``suspects.json`` (utterances that look wrong);
+    ``skipped.txt`` (utterances that failed, with the reason); and copies of what makes the folder
+    a system of its own: ``tree``, ``final.mdl``, ``phones.txt`` and, of GMMs, their front end. With
+    a speaker-adapted model also ``trans.1`` (the speakers' transforms), ``final.alimdl`` and
+    ``unadapted.txt`` (speakers with too little data).
+
+    A model with ``final.alimdl`` is taken for a speaker-adapted one: a first pass with that model
+    gives alignments to estimate each speaker's fMLLR transform on (Kaldi: steps/align_fmllr.sh).
 
     Args:
         data: Features and transcripts.
         lang: Lexicon and phones, the same phones as the model's.
-        model_dir: Directory with ``tree`` and ``final.mdl``.
+        model_dir: Directory with ``tree`` and ``final.mdl``, ours or Kaldi's.
         out_dir: Where the alignment goes.
-        options: Beams and scales; None takes the defaults.
+        options: Beams, scales and outputs; None takes the defaults.
         jobs: Number of processes.
-        acoustic_model: What gives likelihoods of the pdfs of ``final.mdl``; None takes the GMMs
-            in it, on the features that ``front_end.json`` beside it describes.
+        acoustic_model: What gives likelihoods of the pdfs of ``final.mdl``, such as a network;
+            None takes the GMMs in it.
+        transforms: The speakers' fMLLR transforms, where they are known already.
 
     Raises:
         FormatError: A file of the model is missing or damaged; its phones differ from those of
@@ -116,126 +123,137 @@ def align(
     model_dir, out_dir = Path(model_dir), Path(out_dir)
     options = options or AlignOptions()
     check_phones(lang, model_dir)
+    unadapted: DiagGmms | None = None
     if acoustic_model is None:
         acoustic_model = GmmAcousticModel.load(model_dir)
+        unadapted = _read_unadapted(model_dir, acoustic_model.gmm)
     front_end = acoustic_model.front_end
     front_end.check(data.path)
     report_oov_words(data, lang)
     out_dir.mkdir(parents=True, exist_ok=True)
 
     skipped = Skipped("alignment")
-    usable = usable_utterances(data, front_end.transform, skipped)
-    totals = _Totals()
-    results = parallel_map(
-        _align_chunk,
-        split_in_chunks(data, usable),
-        jobs=jobs,
-        setup=_load_aligner,
-        setup_arguments=(model_dir, lang, options, acoustic_model),
-    )
-    with (
-        atomic_file(out_dir / "scores.txt") as temporary,
-        open(temporary, "w", encoding="utf-8") as scores,
-    ):
-        aligned = write_int_vectors(
-            out_dir / "ali.1.gz", _collect(results, totals, scores, skipped)
-        )
+    chunks = list(split_in_chunks(data, usable_utterances(data, front_end.transform, skipped)))
+    setup = (model_dir, lang, options, acoustic_model, unadapted)
+    with WorkerPool(jobs, setup=load_aligner, setup_arguments=setup) as pool:
+        if unadapted is not None and transforms is None:
+            estimated = _estimate_speakers(pool, chunks, options)
+            transforms = {speaker: result.matrix for speaker, result in estimated.items()}
+            report_unadapted(out_dir, estimated)
+        own = (_own_transforms(chunk, transforms) for chunk in chunks)
+        collected = _Collector(skipped)
+        with ExitStack() as stack:
+            shift = frame_shift_seconds(front_end.features)
+            transition_model = read_transition_model(model_dir / "final.mdl")
+            collected.finder = SuspectFinder(lang, data, shift, options.suspects)
+            collected.writer = stack.enter_context(
+                AlignmentWriter(
+                    out_dir, lang, transition_model, data, shift, ("scores", *options.formats)
+                )
+            )
+            results = pool.map(align_chunk, zip(chunks, own, strict=True))
+            aligned = write_int_vectors(out_dir / "ali.1.gz", collected.collect(results))
     if not aligned:
         (out_dir / "ali.1.gz").unlink()
+        (out_dir / SCORES_FILE).unlink()
+    suspects = collected.finder.write(out_dir, skipped.reasons)
     skipped.finish(out_dir / "skipped.txt", aligned)
     write_text(out_dir / "num_jobs", "1\n")
-    for name in ("tree", "final.mdl", "phones.txt"):
-        source = lang.path / name if name == "phones.txt" else model_dir / name
-        if source.resolve() != (out_dir / name).resolve():
-            with atomic_file(out_dir / name) as temporary:
-                shutil.copyfile(source, temporary)
-    per_frame = totals.log_like / totals.frames
-    logger.info("aligned %d utterances, log-likelihood %.3f a frame", aligned, per_frame)
-    return AlignSummary(aligned, totals.frames, per_frame, totals.retried, len(skipped))
+    _write_system(lang, model_dir, out_dir, acoustic_model)
+    if transforms is not None:
+        write_speaker_transforms(out_dir, transforms)
+    per_frame = collected.log_like / collected.frames
+    logger.info(
+        "aligned %d utterances, log-likelihood %.3f a frame; %d look suspicious (%s)",
+        aligned,
+        per_frame,
+        len(suspects),
+        out_dir / SUSPECTS_TABLE,
+    )
+    return AlignSummary(
+        aligned, collected.frames, per_frame, collected.retried, len(skipped), len(suspects)
+    )
 
 
-@dataclass
-class _Totals:
-    frames: int = 0
-    log_like: float = 0.0
-    retried: int = 0
+class _Collector:
+    """Takes the chunks' results as they come, and sums up what there is to say of them."""
+
+    writer: AlignmentWriter
+    finder: SuspectFinder
+
+    def __init__(self, skipped: Skipped) -> None:
+        self._skipped = skipped
+        self.frames = 0
+        self.log_like = 0.0
+        self.retried = 0
+
+    def collect(self, results: Iterable[ChunkResult]) -> Iterator[tuple[str, NDArray[np.int32]]]:
+        """Yield alignments, and note everything else about them."""
+        for result in results:
+            for utterance, reason in result.failed.items():
+                self._skipped.add(utterance, reason)
+            for utterance, path in result.aligned:
+                frames = len(path.tids)
+                try:
+                    written = self.writer.write(
+                        utterance, path.tids, path.log_like / frames, path.retried
+                    )
+                except DataError as error:
+                    self._skipped.add(utterance, str(error))
+                    continue
+                self.finder.add(written)
+                self.frames += frames
+                self.log_like += path.log_like
+                self.retried += path.retried
+                yield utterance, path.tids
 
 
-def _collect(
-    results: Iterable["_ChunkResult"], totals: _Totals, scores: TextIO, skipped: Skipped
-) -> Iterator[tuple[str, NDArray[np.int32]]]:
-    """Yield alignments as they come, and note everything else about them."""
-    for result in results:
-        for utterance, reason in result.failed.items():
-            skipped.add(utterance, reason)
-        for utterance, tids, log_like in result.aligned:
-            scores.write(f"{utterance} {log_like / len(tids):.4f}\n")
-            totals.frames += len(tids)
-            totals.log_like += log_like
-            yield utterance, tids
-        totals.retried += result.retried
-
-
-@dataclass
-class _ChunkResult:
-    aligned: list[tuple[str, NDArray[np.int32], float]]
-    failed: dict[str, str]
-    retried: int = 0
-
-
-class _Aligner:
-    """What a process loads once: graph compiler, transitions and acoustic model."""
-
-    def __init__(
-        self, model_dir: Path, lang: Lang, options: AlignOptions, acoustic_model: HasLogLikelihoods
-    ) -> None:
-        transition_model = read_transition_model(model_dir / "final.mdl")
-        self._lang = lang
-        self._options = options
-        self._compiler = GraphCompiler(transition_model, read_tree(model_dir / "tree"), lang)
-        self._front_end = acoustic_model.front_end
-        self._scores: DiagGmms | HasLogLikelihoods = (
-            acoustic_model.gmm if isinstance(acoustic_model, GmmAcousticModel) else acoustic_model
+def _read_unadapted(model_dir: Path, adapted: DiagGmms) -> DiagGmms | None:
+    """The GMMs for unadapted features, if the model is a speaker-adapted one."""
+    path = model_dir / UNADAPTED_MODEL
+    if not path.exists():
+        return None
+    gmms = read_gmm_model(path).gmm
+    if not np.array_equal(gmms.offsets, adapted.offsets) or gmms.dim != adapted.dim:
+        raise FormatError(
+            "its Gaussians do not match those of final.mdl one by one",
+            where=path,
+            remedy="Take both files from the same training",
         )
-        self._transitions = TransitionScores.of(
-            transition_model,
-            options,
-            silence_phone=lang.optional_silence,
-            boost_silence=options.boost_silence,
-        )
-
-    def align(self, data: DataDir) -> _ChunkResult:
-        """Align the utterances of a part of the data."""
-        skipped = Skipped("alignment")
-        result = _ChunkResult([], skipped.reasons)
-        for utterance, feats in iterate_features(
-            data,
-            self._front_end.transform,
-            feature_dim=self._front_end.feature_dim,
-            skipped=skipped,
-        ):
-            try:
-                words = self._lang.transcript_to_ids(data.text[utterance])
-                graph = self._compiler.compile(words)
-                path = self._transitions.align(graph, feats, self._scores, self._options)
-            except DataError as error:
-                skipped.add(utterance, str(error))
-                continue
-            result.aligned.append((utterance, path.tids, path.log_like))
-            result.retried += path.retried
-        return result
+    return gmms
 
 
-_aligner: _Aligner | None = None
+def _estimate_speakers(
+    pool: WorkerPool, chunks: list[DataDir], options: AlignmentScales
+) -> dict[str, FmllrResult]:
+    """A transform for every speaker, from a first pass over the data."""
+    return estimate_speakers(
+        pool.map(chunk_speaker_stats, chunks),
+        [set(chunk.spk2utt) for chunk in chunks],
+        options.fmllr,
+    )
 
 
-def _load_aligner(
-    model_dir: Path, lang: Lang, options: AlignOptions, acoustic_model: HasLogLikelihoods
+def _own_transforms(
+    chunk: DataDir, transforms: Mapping[str, NDArray[np.float32]] | None
+) -> dict[str, NDArray[np.float32]] | None:
+    """The transforms of the speakers of a part of the data."""
+    if transforms is None:
+        return None
+    return {speaker: transforms[speaker] for speaker in chunk.spk2utt if speaker in transforms}
+
+
+def _write_system(
+    lang: Lang, model_dir: Path, out_dir: Path, acoustic_model: HasLogLikelihoods
 ) -> None:
-    global _aligner
-    _aligner = _Aligner(model_dir, lang, options, acoustic_model)
-
-
-def _align_chunk(data: DataDir) -> _ChunkResult:
-    assert _aligner is not None  # parallel_map's setup has run
-    return _aligner.align(data)
+    """Copy what makes the folder a system that another training can start from."""
+    sources = [lang.path / "phones.txt", model_dir / "tree", model_dir / "final.mdl"]
+    if isinstance(acoustic_model, GmmAcousticModel):
+        acoustic_model.front_end.save(out_dir)
+        write_kaldi_front_end(out_dir, acoustic_model.front_end)
+        sources += [path for path in (model_dir / UNADAPTED_MODEL,) if path.exists()]
+    for source in sources:
+        target = out_dir / source.name
+        if source.resolve() != target.resolve():
+            with atomic_file(target) as temporary:
+                shutil.copyfile(source, temporary)

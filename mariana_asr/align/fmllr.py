@@ -1,7 +1,8 @@
 """Feature-space MLLR: an affine transform of a speaker's features that fits them to the model."""
 
 import logging
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -24,6 +25,9 @@ Doubles = NDArray[np.float64]
 
 BATCH = 64
 """Speakers whose transforms are estimated together, at most."""
+SPEAKERS_AT_ONCE = 64
+"""Speakers whose transforms are estimated together: their statistics take some megabytes each."""
+
 REFRESH = 10
 """Iterations after which the inverse that is kept by rank-one updates is computed anew."""
 CONVERGED = 1e-9
@@ -217,6 +221,48 @@ def estimate_fmllr(stats: Sequence[FmllrStats], options: FmllrOptions) -> list[F
         batch = usable[first : first + BATCH]
         results.update(zip(batch, _estimate([stats[i] for i in batch], options), strict=True))
     return [results[index] for index in range(len(stats))]
+
+
+def estimate_speakers(
+    parts: Iterable[Mapping[str, FmllrStats]],
+    speakers_of_parts: Sequence[Collection[str]],
+    options: FmllrOptions,
+) -> dict[str, FmllrResult]:
+    """Estimate the transforms of speakers whose statistics come in parts.
+
+    A speaker is done as soon as all parts with utterances of theirs have come, so that the
+    statistics of few speakers are in memory at a time.
+
+    Args:
+        parts: Statistics of the speakers in each part of the data.
+        speakers_of_parts: The speakers in each part, known beforehand.
+        options: How to estimate.
+
+    Returns:
+        Speaker to transform.
+    """
+    waiting = Counter(speaker for part in speakers_of_parts for speaker in part)
+    summed: dict[str, FmllrStats] = {}
+    whole: dict[str, FmllrStats] = {}
+    results: dict[str, FmllrResult] = {}
+
+    def estimate() -> None:
+        results.update(zip(whole, estimate_fmllr(list(whole.values()), options), strict=True))
+        whole.clear()
+
+    for part in parts:
+        for speaker, stats in part.items():
+            if speaker in summed:
+                summed[speaker].add(stats)
+            else:
+                summed[speaker] = stats
+            waiting[speaker] -= 1
+            if not waiting[speaker]:
+                whole[speaker] = summed.pop(speaker)
+        if len(whole) >= SPEAKERS_AT_ONCE:
+            estimate()
+    estimate()
+    return results
 
 
 def _unit(stats: FmllrStats, reason: str) -> FmllrResult:

@@ -13,7 +13,7 @@ from mariana_asr.align.fmllr import (
     FmllrResult,
     FmllrStats,
     accumulate_speakers,
-    estimate_fmllr,
+    estimate_speakers,
 )
 from mariana_asr.align.gmm import DiagGmms
 from mariana_asr.align.gmm_estimation import GmmStats
@@ -32,9 +32,6 @@ from mariana_asr.align.tree.statistics import TreeStats
 from mariana_asr.align.utterances import TransitionScores
 from mariana_asr.align.viterbi import BeamOptions
 from mariana_asr.errors import DataError
-
-_SPEAKERS_AT_ONCE = 64
-"""Speakers whose transforms are estimated together: their statistics take half a megabyte each."""
 
 
 @dataclass(frozen=True)
@@ -203,9 +200,6 @@ def fmllr_pass(
 ) -> dict[str, FmllrResult]:
     """Estimate a transform of every speaker's current features.
 
-    A speaker is done as soon as all chunks with utterances of theirs are, so that the statistics
-    of few speakers are in memory at a time.
-
     Args:
         corpus: Features and their alignments.
         model: The model that features are to be fitted to.
@@ -215,29 +209,9 @@ def fmllr_pass(
     Returns:
         Speaker to transform.
     """
-    waiting = corpus.chunks_of_speakers()
-    summed: dict[str, FmllrStats] = {}
-    whole: dict[str, FmllrStats] = {}
-    results: dict[str, FmllrResult] = {}
-
-    def estimate() -> None:
-        results.update(zip(whole, estimate_fmllr(list(whole.values()), options), strict=True))
-        whole.clear()
-
     weights = np.where(speech, 1.0, options.silence_weight).astype(np.float32)
-    for _, stats in corpus.map(_fmllr_pass, (model, weights)):
-        for speaker, own in stats.items():
-            if speaker in summed:
-                summed[speaker].add(own)
-            else:
-                summed[speaker] = own
-            waiting[speaker] -= 1
-            if not waiting[speaker]:
-                whole[speaker] = summed.pop(speaker)
-        if len(whole) >= _SPEAKERS_AT_ONCE:
-            estimate()
-    estimate()
-    return results
+    parts = (stats for _, stats in corpus.map(_fmllr_pass, (model, weights)))
+    return estimate_speakers(parts, corpus.speakers_of_chunks(), options)
 
 
 def _fmllr_pass(

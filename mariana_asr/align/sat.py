@@ -53,7 +53,7 @@ class _SatTraining(TriphoneTraining):
         """Adapt the features by the source's transforms, or estimate first ones with its model."""
         self.adapt_iters = self.options.fmllr_iters
         transforms = read_speaker_transforms(self.source)
-        speakers = self.corpus.chunks_of_speakers().keys()
+        speakers = set().union(*self.corpus.speakers_of_chunks())
         if transforms is not None and speakers <= transforms.keys():
             logger.info("%s: speakers' transforms from %s", self.name, self.source)
             self._transforms = {speaker: transforms[speaker] for speaker in speakers}

@@ -3,7 +3,6 @@
 import json
 import pickle
 import shutil
-from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import lru_cache, partial
@@ -199,11 +198,9 @@ class TrainingCorpus:
         """Number of utterances packed."""
         return sum(len(chunk.index()) for chunk in self._chunks)
 
-    def chunks_of_speakers(self) -> Counter[str]:
-        """In how many chunks each speaker has utterances."""
-        return Counter(
-            s for chunk in self._chunks for s in {line.speaker for line in chunk.index()}
-        )
+    def speakers_of_chunks(self) -> list[set[str]]:
+        """The speakers with utterances in each chunk."""
+        return [{line.speaker for line in chunk.index()} for chunk in self._chunks]
 
     def load_alignments(self, source: Path, transition_model: TransitionModel) -> dict[str, str]:
         """Take over alignments from a directory or archive.

@@ -22,7 +22,8 @@ from mariana_asr.align.viterbi import (
 )
 from mariana_asr.corpus.datadir import DataDir
 from mariana_asr.errors import DataError, FormatError, summarise
-from mariana_asr.features.front_end import FrontEnd
+from mariana_asr.features.front_end import FRONT_END_FILE, FrontEnd
+from mariana_asr.features.kaldi_front_end import read_kaldi_front_end
 from mariana_asr.features.transform import TransformOptions
 from mariana_asr.kaldi import kaldi_hmm_gmm
 from mariana_asr.lang.langdir import Lang
@@ -57,16 +58,20 @@ class GmmAcousticModel:
 
     @classmethod
     def load(cls, model_dir: Path) -> "GmmAcousticModel":
-        """Read ``final.mdl`` and ``front_end.json``.
+        """Read ``final.mdl`` and its front end: ``front_end.json``, or what Kaldi leaves.
 
         Raises:
             FormatError: One is missing or damaged, or their dimensions differ.
         """
         gmm = read_gmm_model(model_dir / "final.mdl").gmm
-        front_end = FrontEnd.load(model_dir)
+        if (model_dir / FRONT_END_FILE).exists():
+            front_end = FrontEnd.load(model_dir)
+        else:
+            front_end = read_kaldi_front_end(model_dir, gmm.dim)
+            logger.info("%s is taken for a model by Kaldi: %s", model_dir, front_end.describe())
         if gmm.dim != front_end.dim:
             raise FormatError(
-                f"the GMMs have {gmm.dim} dimensions, front_end.json gives {front_end.dim}",
+                f"the GMMs have {gmm.dim} dimensions, their front end gives {front_end.dim}",
                 where=model_dir,
                 remedy="One of the two files is of another model",
             )

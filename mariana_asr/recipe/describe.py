@@ -5,8 +5,8 @@ from pathlib import Path
 
 import numpy as np
 
-from mariana_asr.align.alignment import read_alignments
 from mariana_asr.align.model_io import read_gmm_model, read_transition_model
+from mariana_asr.align.transition_ids import read_alignments
 from mariana_asr.archives import iterate_matrices, read_int_vectors
 from mariana_asr.corpus.audio import open_audio_info
 from mariana_asr.corpus.datadir import read_data_dir, read_table

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
-from mariana_asr.align.alignment import alignment_to_phones
+from mariana_asr.align.transition_ids import alignment_to_phones
 from mariana_asr.archives import ArchiveWriter
 from mariana_asr.corpus.datadir import DataDir, read_data_dir, read_table
 from mariana_asr.features.cmvn import accumulate_cmvn_stats

@@ -10,9 +10,9 @@ import pytest
 from made_speech import phone_accuracy, write_data_dir
 from pydantic import ValidationError
 
-from mariana_asr.align.alignment import read_alignments
 from mariana_asr.align.model_io import read_gmm_model, read_tree
 from mariana_asr.align.mono import MonoOptions, train_mono
+from mariana_asr.align.transition_ids import read_alignments
 from mariana_asr.archives import ArchiveWriter, read_matrix
 from mariana_asr.errors import DataError, StageError
 from mariana_asr.features.front_end import FrontEnd, TransformOptions
@@ -20,7 +20,10 @@ from mariana_asr.lang.langdir import read_lang
 
 PLAIN = TransformOptions(cmvn="none", norm_means=False)
 SHORT = MonoOptions(num_iters=12, max_iter_inc=8, totgauss=60, transform=PLAIN)
-FILES = "ali.1.gz cmvn_opts delta_opts final.mdl final.occs front_end.json log.jsonl num_jobs phones.txt skipped.txt tree"
+FILES = (
+    "ali.1.gz cmvn_opts delta_opts final.mdl final.occs front_end.json log.jsonl num_jobs "
+    "phones.txt skipped.txt tree"
+)
 
 
 def iterations(folder) -> list[dict]:

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from made_speech import PHONES, phone_accuracy
 
-from mariana_asr.align.alignment import align, read_alignments
+from mariana_asr.align.alignment import align
 from mariana_asr.align.graphs import GraphCompiler
 from mariana_asr.align.model_io import read_transition_model
 from mariana_asr.align.mono import MonoOptions, train_mono
@@ -27,6 +27,7 @@ from mariana_asr.align.pronunciations import (
     learn_pronunciations,
 )
 from mariana_asr.align.segments import WordAligner, phone_segments
+from mariana_asr.align.transition_ids import read_alignments
 from mariana_asr.align.tree_io import read_tree
 from mariana_asr.archives import write_int_vectors
 from mariana_asr.corpus.datadir import DataDir
