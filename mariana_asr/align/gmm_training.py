@@ -20,7 +20,7 @@ from mariana_asr.align.tree_io import ContextDependency, write_tree
 from mariana_asr.align.utterances import TransitionScores
 from mariana_asr.align.viterbi import BeamOptions, ScaleOptions
 from mariana_asr.archives import write_int_vectors
-from mariana_asr.features.front_end import FrontEnd
+from mariana_asr.features.front_end import FRONT_END_FILE, FrontEnd
 from mariana_asr.features.kaldi_front_end import write_kaldi_front_end
 from mariana_asr.files import atomic_file, write_text
 from mariana_asr.kaldi import kaldi_hmm_gmm
@@ -28,6 +28,9 @@ from mariana_asr.lang.langdir import Lang
 from mariana_asr.skipped import Skipped
 
 logger = logging.getLogger(__name__)
+
+_OUTPUTS = ("final.*", "trans.*", "ali.*.gz", "*_opts", FRONT_END_FILE)
+"""Files of a system, of any kind."""
 
 
 class GmmTrainingOptions(ScaleOptions):
@@ -76,7 +79,11 @@ class GmmTraining:
         options: GmmTrainingOptions,
         out_dir: Path,
     ) -> None:
-        """``name`` names the system in messages; ``out_dir`` gets ``log.jsonl``."""
+        """``name`` names the system in messages; ``out_dir`` gets ``log.jsonl``.
+
+        A system that is there already is removed, so that its files are never taken for those of
+        this one.
+        """
         self.model: GmmModel
         self.tree: ContextDependency
         self.occupancy: NDArray[np.float64]
@@ -87,6 +94,8 @@ class GmmTraining:
         self.options = options
         self._log_file = out_dir / "log.jsonl"
         self._random = np.random.default_rng(options.seed)
+        for old in [path for pattern in _OUTPUTS for path in out_dir.glob(pattern)]:
+            old.unlink()
         write_text(self._log_file, "")
 
     def pass_model(self) -> PassModel:
@@ -142,8 +151,9 @@ class GmmTraining:
             self._log({"iteration": last, "realigned": again is not None} | noted, result, started)
             if 1 <= last <= options.max_iter_inc:
                 gaussians += increment
-        self.failed = realign(self.corpus, self.pass_model(), beams(last + 1)).failed
-        return True
+        final = realign(self.corpus, self.pass_model(), beams(last + 1))
+        self.failed = final.failed
+        return final.aligned > 0
 
     def _update(self, result: PassResult, gaussians: int, mle: MleOptions) -> None:
         """Re-estimate transitions and Gaussians, then split up to a number of Gaussians."""
@@ -153,8 +163,13 @@ class GmmTraining:
         self.occupancy = result.stats.pdf_occupancy(self.model.gmm)
         gmm, summary = mle_update(self.model.gmm, result.stats, mle)
         logger.debug("removed %d Gaussians, floored %d", summary.removed, summary.floored)
+        self.model = GmmModel(self.model.transition_model, gmm)
+        self.split(gaussians, power=self.options.power)
+
+    def split(self, gaussians: int, *, power: float) -> None:
+        """Split Gaussians until there are so many, shared out by the pdfs' frames."""
         gmm = split_by_count(
-            gmm, self.occupancy, gaussians, power=self.options.power, random=self._random
+            self.model.gmm, self.occupancy, gaussians, power=power, random=self._random
         )
         self.model = GmmModel(self.model.transition_model, gmm)
 

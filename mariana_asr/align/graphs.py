@@ -110,13 +110,21 @@ class GraphCompiler:
 
 
 def write_graphs(prefix: Path, graphs: Iterable[tuple[str, TrainingGraph]]) -> None:
-    """Write graphs to ``PREFIX.fsts`` (a Kaldi archive) and ``PREFIX.npz``."""
+    """Write graphs to ``PREFIX.fsts`` (a Kaldi archive) and ``PREFIX.npz``.
+
+    Raises:
+        OSError: They cannot be written.
+    """
     tids = {}
-    writer = kaldifst.VectorFstWriter(f"ark:{prefix}.fsts")
-    for utterance, graph in graphs:
-        writer.write(utterance, graph.fst)
-        tids[utterance] = graph.tids
-    writer.close()
+    try:
+        writer = kaldifst.VectorFstWriter(f"ark:{prefix}.fsts")
+        for utterance, graph in graphs:
+            writer.write(utterance, graph.fst)
+            tids[utterance] = graph.tids
+        writer.close()
+    except RuntimeError as error:
+        # The wheel does not say why.
+        raise OSError(f"writing {prefix}.fsts failed") from error
     counts = [len(values) for values in tids.values()]
     np.savez(
         f"{prefix}.npz", tids=np.concatenate([*tids.values(), np.empty(0, np.int32)]), counts=counts

@@ -48,17 +48,20 @@ class Realignment:
 
     Attributes:
         log_like: Log-likelihood of the paths, transitions included.
-        retried: Utterances that took the retry beam.
+        aligned: Number of utterances with a path.
+        retried: Number of those that took the retry beam.
         failed: Utterances that could not be aligned, with the reason.
     """
 
     log_like: float = 0.0
+    aligned: int = 0
     retried: int = 0
     failed: dict[str, str] = field(default_factory=dict)
 
     def add(self, other: "Realignment") -> None:
         """Add the result of other utterances."""
         self.log_like += other.log_like
+        self.aligned += other.aligned
         self.retried += other.retried
         self.failed.update(other.failed)
 
@@ -130,6 +133,7 @@ def _realign(chunk: Chunk, shared: tuple[PassModel, BeamOptions]) -> Realignment
             continue
         tids[line.start : line.end] = path.tids
         result.log_like += path.log_like
+        result.aligned += 1
         result.retried += path.retried
     chunk.write_alignment(tids)
     return result

@@ -5,6 +5,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
 from pydantic import Field
 
 from mariana_asr.align.fmllr import FmllrOptions, FmllrResult
@@ -50,14 +52,20 @@ class _SatTraining(TriphoneTraining):
     options: SatOptions
 
     def prepare_features(self) -> None:
-        """Adapt the features by the source's transforms, or estimate first ones with its model."""
+        """Adapt the features by the source's transforms; estimate those that it lacks."""
         self.adapt_iters = self.options.fmllr_iters
-        transforms = read_speaker_transforms(self.source)
-        speakers = set().union(*self.corpus.speakers_of_chunks())
-        if transforms is not None and speakers <= transforms.keys():
-            logger.info("%s: speakers' transforms from %s", self.name, self.source)
-            self._transforms = {speaker: transforms[speaker] for speaker in speakers}
-        else:
+        taken = read_speaker_transforms(self.source) or {}
+        speakers = sorted(set().union(*self.corpus.speakers_of_chunks()))
+        self._results = {s: self._taken_over(taken[s]) for s in speakers if s in taken}
+        if self._results:
+            logger.info(
+                "%s: transforms of %d of %d speakers from %s",
+                self.name,
+                len(self._results),
+                len(speakers),
+                self.source,
+            )
+        if missing := [speaker for speaker in speakers if speaker not in taken]:
             source = read_gmm_model(self.source / "final.mdl")
             scores = TransitionScores.of(
                 source.transition_model,
@@ -68,13 +76,23 @@ class _SatTraining(TriphoneTraining):
             results = fmllr_pass(
                 self.corpus, PassModel(source.gmm, scores), speech, self.options.fmllr
             )
-            self._transforms = {speaker: result.matrix for speaker, result in results.items()}
+            self._results |= {speaker: results[speaker] for speaker in missing}
+        self._transforms = {speaker: result.matrix for speaker, result in self._results.items()}
         self.corpus.adapt(self._transforms)
+
+    def _taken_over(self, matrix: NDArray[np.float32]) -> FmllrResult:
+        adapted = not np.array_equal(matrix, np.eye(*matrix.shape))
+        return FmllrResult(matrix, 0.0, 0.0, adapted, f"the unit transform in {self.source}")
 
     def adapt(self) -> dict[str, Any]:
         """Estimate transforms of the adapted features; the speakers' are composed of both."""
         results = fmllr_pass(self.corpus, self.pass_model(), self.speech, self.options.fmllr)
-        self._results = results
+        # Who was adapted once stays so, even if there is too little data for it now.
+        self._results |= {
+            speaker: result
+            for speaker, result in results.items()
+            if result.adapted or not self._results[speaker].adapted
+        }
         self._transforms = {
             speaker: compose_affine(result.matrix, self._transforms[speaker])
             for speaker, result in results.items()

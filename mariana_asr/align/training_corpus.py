@@ -24,7 +24,7 @@ from mariana_asr.align.transition_ids import check_transition_ids, iterate_align
 from mariana_asr.align.tree_io import ContextDependency, read_tree, write_tree
 from mariana_asr.align.utterances import split_in_chunks, usable_utterances
 from mariana_asr.corpus.datadir import DataDir
-from mariana_asr.errors import DataError
+from mariana_asr.errors import DataError, StageError
 from mariana_asr.features.front_end import FrontEnd
 from mariana_asr.features.linear import apply_linear
 from mariana_asr.features.splice import splice
@@ -122,10 +122,17 @@ class TrainingCorpus:
     """
 
     def __init__(self, out_dir: Path, pool: WorkerPool) -> None:
-        """``out_dir`` gets the hidden folder; leftovers of a killed run in it are removed."""
+        """``out_dir`` gets the hidden folder; leftovers of a killed run in it are removed.
+
+        Raises:
+            StageError: It cannot be made.
+        """
         for leftover in out_dir.glob(_FOLDER_PREFIX + "*"):
             shutil.rmtree(leftover, ignore_errors=True)
-        self.folder = Path(mkdtemp(prefix=_FOLDER_PREFIX, dir=out_dir))
+        try:
+            self.folder = Path(mkdtemp(prefix=_FOLDER_PREFIX, dir=out_dir))
+        except OSError as error:
+            raise _file_error(out_dir, error) from error
         self._pool = pool
         self._chunks: list[Chunk] = []
         self._passes = 0
@@ -139,8 +146,14 @@ class TrainingCorpus:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        """Remove the folder."""
+        """Remove the folder.
+
+        Raises:
+            StageError: A file could not be read or written, in this process or in another.
+        """
         shutil.rmtree(self.folder, ignore_errors=True)
+        if isinstance(error, OSError):
+            raise _file_error(self.folder.parent, error) from error
 
     def map(
         self, function: Callable[[Chunk, SharedT], ResultT], shared: SharedT
@@ -261,6 +274,16 @@ class TrainingCorpus:
             tids = chunk.alignment()
             for line in aligned_lines(chunk):
                 yield line.utterance, tids[line.start : line.end]
+
+
+def _file_error(folder: Path, error: OSError) -> StageError:
+    # numpy says how much it wrote, but not why it stopped.
+    reason = error.strerror or f"{error}, so the disk may be full"
+    return StageError(
+        f"a file of the training cannot be read or written: {reason}",
+        where=error.filename or folder,
+        remedy="There must be room for the features and graphs of the whole corpus",
+    )
 
 
 @lru_cache(maxsize=1)

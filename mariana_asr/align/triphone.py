@@ -9,9 +9,7 @@ from numpy.typing import NDArray
 from pydantic import Field, model_validator
 
 from mariana_asr.align.gmm_training import GmmTraining, GmmTrainingOptions, write_system
-from mariana_asr.align.model_io import (
-    read_transition_model,
-)
+from mariana_asr.align.model_io import read_transition_model
 from mariana_asr.align.passes import convert_pass, tree_pass
 from mariana_asr.align.phone_tables import check_phones, speech_transition_ids
 from mariana_asr.align.training_corpus import TrainingCorpus
@@ -19,10 +17,11 @@ from mariana_asr.align.tree.building import TreeOptions, build_tree
 from mariana_asr.align.tree.initial_model import initial_gmms
 from mariana_asr.align.tree.phones import PhoneTable
 from mariana_asr.align.tree.questions import cluster_phones, read_questions
+from mariana_asr.align.tree.statistics import TreeStats
 from mariana_asr.align.utterances import report_oov_words
 from mariana_asr.align.viterbi import BeamOptions
 from mariana_asr.corpus.datadir import DataDir
-from mariana_asr.errors import summarise
+from mariana_asr.errors import RecipeError, summarise
 from mariana_asr.features.front_end import FrontEnd
 from mariana_asr.features.transform import TransformOptions
 from mariana_asr.lang.langdir import Lang
@@ -78,10 +77,12 @@ class TriphoneTraining(GmmTraining):
         front_end: What the corpus is packed with; in the end, what the model wants.
         source: Folder of the other system: its alignments and its model.
         source_transitions: Its transition model.
+        splits_first: Whether Gaussians are split before the first iteration.
     """
 
     name = "triphone"
     options: TriphoneOptions
+    splits_first = False
     adapt_iters: tuple[int, ...] = ()
 
     def __init__(
@@ -122,32 +123,40 @@ class TriphoneTraining(GmmTraining):
             StageError: No utterance could be aligned.
         """
         options = self.options
-        if self.corpus.pack(data, self.front_end, skipped) is None:
-            skipped.finish(self.out_dir / "skipped.txt", 0)
+        self.corpus.pack(data, self.front_end, skipped)
         self.failed = self.corpus.load_alignments(self.source, self.source_transitions)
-        if len(self.failed) == self.corpus.num_utterances:
-            for utterance, reason in self.failed.items():
-                skipped.add(utterance, reason)
-            skipped.finish(self.out_dir / "skipped.txt", 0)
+        self._check_that_some_are_aligned(skipped)
         self.prepare_features()
-        self._make_tree()
+        stats = self._tree_statistics()
+        self._check_that_some_are_aligned(skipped)
+        self._make_tree(stats)
+        if self.splits_first:
+            # With gmm-mixup's own power.
+            self.split(options.num_leaves, power=0.2)
         self.corpus.set_model(self.model.transition_model, self.tree)
         self.failed |= convert_pass(self.corpus, self.source)
         self.corpus.compile_graphs(self.lang, skipped)
-        self.run(
+        trained = self.run(
             range(1, options.num_iters),
             options.num_leaves,
             beams=options.beams,
             adapt=self.adapt,
             adapt_iters=self.adapt_iters,
         )
-        self.finish()
+        if trained:
+            self.finish()
         write_system(self.out_dir, self, self.lang, self.front_end, skipped)
 
-    def _make_tree(self) -> None:
+    def _check_that_some_are_aligned(self, skipped: Skipped) -> None:
+        """Raise StageError if there is no utterance with an alignment."""
+        if len(self.failed) == self.corpus.num_utterances:
+            for utterance, reason in self.failed.items():
+                skipped.add(utterance, reason)
+            skipped.finish(self.out_dir / "skipped.txt", 0)
+
+    def _tree_statistics(self) -> TreeStats:
         options = self.options
-        lang = self.lang
-        table = PhoneTable.of(self.source_transitions, lang.context_indep_phones)
+        table = PhoneTable.of(self.source_transitions, self.lang.context_indep_phones)
         stats, left_out = tree_pass(
             self.corpus, table, width=options.context_width, central=options.central_position
         )
@@ -157,6 +166,12 @@ class TriphoneTraining(GmmTraining):
                 self.name,
                 summarise(left_out),
             )
+        self.failed |= dict.fromkeys(left_out, "its alignment is no sequence of whole phones")
+        return stats
+
+    def _make_tree(self, stats: TreeStats) -> None:
+        options = self.options
+        lang = self.lang
         if options.questions is not None:
             questions = read_questions(options.questions)
         else:
@@ -179,6 +194,13 @@ class TriphoneTraining(GmmTraining):
             len(stats),
             len(questions),
         )
+
+
+class _DeltasTraining(TriphoneTraining):
+    """Features with deltas, packed as they are."""
+
+    name = "triphone"
+    splits_first = True
 
 
 def train_deltas(
@@ -205,10 +227,11 @@ def train_deltas(
     Raises:
         DataError: The data directory has no features, or no CMVN statistics where they are wanted.
         FormatError: The lang directory, the alignments or their model are missing or damaged.
+        RecipeError: ``out_dir`` is ``ali_dir``.
         StageError: No utterance could be aligned.
     """
     front_end = FrontEnd.of(data, options.transform)
-    run_training(TriphoneTraining, data, lang, ali_dir, options, out_dir, front_end, jobs=jobs)
+    run_training(_DeltasTraining, data, lang, ali_dir, options, out_dir, front_end, jobs=jobs)
 
 
 def run_training(
@@ -224,6 +247,12 @@ def run_training(
 ) -> None:
     """Train a triphone system of some kind; see ``train_deltas`` for arguments and errors."""
     ali_dir, out_dir = Path(ali_dir), Path(out_dir)
+    if out_dir.exists() and out_dir.samefile(ali_dir):
+        raise RecipeError(
+            "the alignments to train on are in the directory of the output",
+            where=out_dir,
+            remedy="Name another directory for the output",
+        )
     check_phones(lang, ali_dir)
     out_dir.mkdir(parents=True, exist_ok=True)
     report_oov_words(data, lang)
