@@ -10,9 +10,27 @@ from mariana_asr.align.model_io import TransitionModel, transition_id_to_pdf
 from mariana_asr.archives import iterate_int_vectors
 from mariana_asr.errors import FormatError
 
+_ARCHIVE_NAMES = ("ali.*.gz", "ali.*.ark", "*_ali.ark")
+"""What archives of alignments are called, in a directory; the first kind that is there counts."""
+
+
+def alignment_files(path: str | Path) -> list[Path]:
+    """The archives of a directory of alignments (``ali.*.gz``, ...), or the one archive given.
+
+    Raises:
+        FormatError: There are none.
+    """
+    path = Path(path)
+    if not path.is_dir():
+        return [path]
+    for pattern in _ARCHIVE_NAMES:
+        if files := sorted(path.glob(pattern)):
+            return files
+    raise FormatError(f"none of {', '.join(_ARCHIVE_NAMES)} here", where=path)
+
 
 def read_alignments(path: str | Path) -> dict[str, NDArray[np.int32]]:
-    """Read the alignments of a directory (``ali.*.gz`` or ``ali.*.ark``) or of one archive.
+    """Read the alignments of a directory or of one archive (``alignment_files``).
 
     Returns:
         Utterance to transition ids, shape (T,).
@@ -29,14 +47,8 @@ def iterate_alignments(path: str | Path) -> Iterator[tuple[str, NDArray[np.int32
     Raises:
         FormatError: As there.
     """
-    path = Path(path)
-    files = [path]
-    if path.is_dir():
-        files = sorted(path.glob("ali.*.gz")) or sorted(path.glob("ali.*.ark"))
-        if not files:
-            raise FormatError("no ali.*.gz or ali.*.ark here", where=path)
     seen: set[str] = set()
-    for file in files:
+    for file in alignment_files(path):
         for utterance, tids in iterate_int_vectors(file):
             if utterance in seen:
                 raise FormatError(f"utterance {utterance} is there twice", where=file)

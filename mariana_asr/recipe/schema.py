@@ -4,10 +4,14 @@ import re
 from pathlib import Path
 from typing import Annotated
 
-from pydantic import BeforeValidator, Field, field_validator
+from pydantic import BeforeValidator, Field, field_validator, model_validator
 
 from mariana_asr.align.alignment import AlignOptions
+from mariana_asr.align.lda_mllt import LdaMlltOptions
 from mariana_asr.align.mono import MonoOptions
+from mariana_asr.align.pronunciations import PronunciationOptions
+from mariana_asr.align.sat import SatOptions
+from mariana_asr.align.triphone import DeltasOptions
 from mariana_asr.corpus.prepare import PreparerOptions
 from mariana_asr.decode.options import DecodeOptions
 from mariana_asr.engine.options import TrainOptions
@@ -31,13 +35,56 @@ class LangSection(LangOptions):
     """How the decoding graph is made."""
 
 
+class KaldiAlignments(Options):
+    """Alignments that Kaldi made, to train the network on."""
+
+    ali: Path
+    """A directory with ali.*.gz (or an archive of alignments), final.mdl and tree: exp/tri3_ali."""
+    lang: Path
+    """The lang directory that they were made with, with G.fst unless `lang.lm` names a model."""
+
+
 class AlignSection(Options):
-    """GMM-HMM training and the alignment of the held-out set with it."""
+    """GMM-HMM training, and the alignments that the network learns from.
+
+    Each GMM system is trained on the alignments of the one before it; those that a recipe does
+    not name are left out. The last one aligns the training and the dev set for the network.
+    """
 
     mono: MonoOptions = MonoOptions()
     """Training of the monophone system."""
-    held_out: AlignOptions = AlignOptions()
-    """Alignment of the dev set, on which the network's training is watched."""
+    tri1: DeltasOptions | None = None
+    """Training of triphones on features with deltas; `{}` takes the defaults."""
+    tri2: LdaMlltOptions | None = None
+    """Training of triphones on LDA+MLLT features; `{}` takes the defaults."""
+    tri3: SatOptions | None = None
+    """Training of triphones on speaker-adapted features; `{}` takes the defaults."""
+    kaldi: KaldiAlignments | None = None
+    """Take Kaldi's alignments, and train no GMM."""
+    labels: AlignOptions = AlignOptions()
+    """Alignment of the training and the dev set with the last GMM."""
+    pronunciations: PronunciationOptions | None = None
+    """Learn probabilities of pronunciations and of silence from these alignments, for the graph
+    that the network is decoded with; `{}` takes the defaults."""
+    realign: AlignOptions | None = None
+    """Align both sets anew with the network and train a second one, dnn2, on that; `{}` takes the
+    defaults."""
+
+    @property
+    def rungs(self) -> list[str]:
+        """The GMM systems in order; none where Kaldi's alignments are taken."""
+        if self.kaldi is not None:
+            return []
+        return ["mono", *(name for name in ("tri1", "tri2", "tri3") if getattr(self, name))]
+
+    @model_validator(mode="after")
+    def _check(self) -> "AlignSection":
+        trained = [name for name in ("tri1", "tri2", "tri3") if getattr(self, name)]
+        if self.kaldi is not None and trained:
+            raise ValueError(f"with kaldi no GMM is trained: leave out {', '.join(trained)}")
+        if self.kaldi is not None and self.pronunciations is not None:
+            raise ValueError("pronunciations need our own lexicon: leave out kaldi or them")
+        return self
 
 
 class NetworkSections(Options):

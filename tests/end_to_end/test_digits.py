@@ -33,12 +33,20 @@ lang:
   lm: {type: word_loop, words: [zero, one, two, three, four, five, six, seven, eight, nine]}
 align:
   mono: {totgauss: 150, num_iters: 12, max_iter_inc: 8}
+  tri1: &tri {num_leaves: 60, totgauss: 200, num_iters: 8, max_iter_inc: 5, realign_iters: [4]}
+  tri2: {<<: *tri, dim: 20, mllt_iters: [2]}
+  tri3: {<<: *tri, fmllr_iters: [2]}
+  pronunciations: {}
+  realign: {}
 model: {hidden_layers: 2, hidden_dim: 128, transform: {delta_order: 2}}
 train: {schedule: {max_iters: 4}, checkpoint_every: 20}
 score: {metrics: [wer, cer]}
 """
-STAGES = ["corpus", "features", "lang", "mono", "graph_mono", "decode_mono", "align_dev"]
-STAGES += ["frames", "dnn", "decode_dnn", "score"]
+SYSTEMS = ["mono", "tri1", "tri2", "tri3", "dnn", "dnn2"]
+STAGES = ["corpus", "features", "lang"]
+STAGES += [f"{step}{rung}" for rung in SYSTEMS[:4] for step in ("", "graph_", "decode_")]
+STAGES += ["ali", "lang_pron", "graph_pron", "frames", "dnn", "decode_dnn"]
+STAGES += ["ali_dnn", "frames_dnn2", "dnn2", "decode_dnn2", "score"]
 
 
 def start(folder: Path, *arguments: str) -> "subprocess.Popen[str]":
@@ -74,13 +82,13 @@ def results_of(folder: Path) -> list[dict[str, object]]:
     return json.loads((folder / "exp" / "digits" / "results.json").read_text())
 
 
-def test_both_systems_recognise_synthetic_digits(finished: Path) -> None:
+def test_all_systems_recognise_synthetic_digits(finished: Path) -> None:
     results = results_of(finished)
     keys = {"system", "test_set", "metric", "percent", "errors", "tokens", "ins", "del", "sub"}
     assert all(set(result) == keys | {"rtf", "tuned_on"} for result in results)
     assert {(r["system"], r["metric"], r["tuned_on"]) for r in results} == {
         (system, metric, tuned_on)
-        for system in ("mono", "dnn")
+        for system in SYSTEMS
         for metric in ("wer", "cer")
         for tuned_on in ("dev", "test")
     }
@@ -92,7 +100,7 @@ def test_both_systems_recognise_synthetic_digits(finished: Path) -> None:
 def test_results_come_in_kaldis_form_and_as_a_page(finished: Path) -> None:
     experiment = finished / "exp" / "digits"
     lines = (experiment / "RESULTS").read_text().splitlines()
-    assert len(lines) == 8
+    assert len(lines) == 4 * len(SYSTEMS)
     assert all(line.startswith(("%WER ", "%CER ")) and " ins, " in line for line in lines)
     page = (experiment / "report" / "index.html").read_text()
     assert "dnn" in page
@@ -123,7 +131,7 @@ def test_stages_run_alone_on_kaldi_directories(finished: Path, tmp_path: Path) -
         assert done.exit_code == 0, done.output
         return done.stdout
 
-    command("graph", exp / "lang", exp / "mono", tmp_path / "graph")
+    command("graph", exp / "lang_pron", exp / "dnn", tmp_path / "graph")
     for name in ("dev", "test"):
         command(
             "decode", exp / "features" / name, exp / "dnn", tmp_path / "graph", tmp_path / name,
@@ -159,7 +167,7 @@ def test_a_recipe_may_start_from_features_without_audio(finished: Path, tmp_path
     assert without_times(results_of(tmp_path)) == without_times(results_of(finished))
 
 
-@pytest.mark.parametrize("moment", ["stage features: running", "iteration 5", "epoch 2"])
+@pytest.mark.parametrize("moment", ["stage features: running", "SAT iteration 5", "epoch 2"])
 def test_a_run_killed_at_any_moment_ends_as_one_never_killed(
     finished: Path, tmp_path: Path, moment: str
 ) -> None:
