@@ -197,8 +197,8 @@ class SuspectFinder:
         for at, measures in enumerate(self._measures):
             below = max(-everybody[at], -among_own[at])
             if below >= self._options.score_deviations:
-                text = f"score {measures.score:.2f}, {-everybody[at]:.1f} deviations below all"
-                text += f", {-among_own[at]:.1f} below the speaker's" if known[at] else ""
+                text = f"score {measures.score:.2f}, {everybody[at]:+.1f} deviations from all"
+                text += f", {among_own[at]:+.1f} from the speaker's" if known[at] else ""
                 yield (
                     measures.utterance,
                     _reason("score", below / self._options.score_deviations, text),
@@ -226,7 +226,9 @@ class SuspectFinder:
             weight = z / self._options.score_deviations
             if weight >= 1.0:
                 text = f"score {measures.worst_score:.2f} {self._place(stretch)}"
-                text += f" ({measures.worst_words}), {z:.1f} deviations below other worst stretches"
+                text += (
+                    f" ({measures.worst_words}), {-z:+.1f} deviations from other worst stretches"
+                )
                 yield measures.utterance, self._reason_at("stretch", weight, text, stretch)
 
     def _extreme_rates(self) -> Iterator[tuple[str, Reason]]:
@@ -235,8 +237,7 @@ class SuspectFinder:
         for measures, rate, z in zip(spoken, rates, deviations(np.log(rates)), strict=True):
             weight = abs(z) / self._options.rate_deviations
             if weight >= 1.0:
-                side = "above" if z > 0 else "below"
-                text = f"{rate:.1f} phones a second, {abs(z):.1f} deviations {side} all"
+                text = f"{rate:.1f} phones a second, {z:+.1f} deviations from all"
                 yield measures.utterance, _reason("rate", weight, text)
 
     def _long_phones(self) -> Iterator[tuple[str, Reason]]:
@@ -251,7 +252,7 @@ class SuspectFinder:
                 if weight >= 1.0:
                     stretch = Stretch(phone.start, phone.frames)
                     text = f"{self._names[phone.phone]} {self._place(stretch)} lasts "
-                    text += f"{phone.frames * self._shift:.2f} s, {z:.1f} deviations above usual"
+                    text += f"{phone.frames * self._shift:.2f} s, {z:+.1f} deviations from usual"
                     yield measures.utterance, self._reason_at("long_phone", weight, text, stretch)
 
     def _oddities(self) -> Iterator[tuple[str, Reason]]:
