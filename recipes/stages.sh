@@ -1,5 +1,6 @@
 # The stages of a recipe as shell commands, each on Kaldi directories. A recipe's run.sh sets the
-# options of each stage (corpus, features, lang, mono, nnet) and sources this file.
+# options of each stage (corpus, features, lang, mono, nnet, and tri1, tri2, tri3 where it has those
+# GMM systems, realign where a second network is to learn from the first) and sources this file.
 #   run.sh [--stage N] [--exp DIR] [--jobs N]     starts at stage N, 0 by default
 set -euo pipefail
 
@@ -18,9 +19,37 @@ run() {
   mariana-asr "$@"
 }
 
-decode_and_score() { # system: decode dev and test, choose the weights on dev
+rungs=(mono) # GMM systems
+for rung in tri1 tri2 tri3; do
+  if declare -p $rung > /dev/null 2>&1; then rungs+=($rung); fi
+done
+last=${rungs[-1]}
+
+train_gmm() { # system, and the one whose alignments it starts from
+  local -n options=$1
+  local command
+  case $1 in
+    tri1) command=train-deltas ;;
+    tri2) command=train-lda-mllt ;;
+    tri3) command=train-sat ;;
+  esac
+  run $command "$exp/features/train" "$exp/lang" "$exp/$2" "$exp/$1" -j "$jobs" "${options[@]}"
+}
+
+align_sets() { # model, folder for its alignments, options...
+  for set in train dev; do
+    run align "$exp/features/$set" "$exp/lang" "$exp/$1" "$exp/$2/$set" -j "$jobs" "${@:3}"
+  done
+}
+
+train_network() { # network, folder of alignments
+  run train-nnet "$exp/features/train" "$exp/$2/train" "$exp/features/dev" "$exp/$2/dev" \
+    "$exp/$1" "${nnet[@]}"
+}
+
+decode_and_score() { # system, GMM of its graph: decode dev and test, choose the weights on dev
   for set in dev test; do
-    run decode "$exp/features/$set" "$exp/$1" "$exp/graph_mono" "$exp/decode_$1/$set" -j "$jobs"
+    run decode "$exp/features/$set" "$exp/$1" "$exp/graph_$2" "$exp/decode_$1/$set" -j "$jobs"
   done
   run score "$exp/features/test" "$exp/decode_$1/test" \
     --dev "$exp/features/dev" "$exp/decode_$1/dev"
@@ -40,21 +69,31 @@ if [ "$stage" -le 2 ]; then # lexicon, phones and grammar
   run lang "$exp/corpus/dict" "$exp/lang" "${lang[@]}"
 fi
 
-if [ "$stage" -le 3 ]; then # monophone GMM, its alignments and its decoding graph
+if [ "$stage" -le 3 ]; then # GMM systems, each on the alignments of the one before
   run train-mono "$exp/features/train" "$exp/lang" "$exp/mono" -j "$jobs" "${mono[@]}"
-  run align "$exp/features/dev" "$exp/lang" "$exp/mono" "$exp/align_dev" -j "$jobs"
-  run graph "$exp/lang" "$exp/mono" "$exp/graph_mono"
+  for ((i = 1; i < ${#rungs[@]}; i++)); do
+    train_gmm "${rungs[i]}" "${rungs[i - 1]}"
+  done
 fi
 
-if [ "$stage" -le 4 ]; then
-  decode_and_score mono
+if [ "$stage" -le 4 ]; then # their decoding graphs and error rates
+  for rung in "${rungs[@]}"; do
+    run graph "$exp/lang" "$exp/$rung" "$exp/graph_$rung"
+    decode_and_score "$rung" "$rung"
+  done
 fi
 
-if [ "$stage" -le 5 ]; then # the network, on the GMM's alignments
-  run train-nnet "$exp/features/train" "$exp/mono" "$exp/features/dev" "$exp/align_dev" \
-    "$exp/dnn" "${nnet[@]}"
+if [ "$stage" -le 5 ]; then # the network, on alignments by the last of them
+  align_sets "$last" ali
+  train_network dnn ali
 fi
 
 if [ "$stage" -le 6 ]; then
-  decode_and_score dnn
+  decode_and_score dnn "$last"
+fi
+
+if [ "$stage" -le 7 ] && declare -p realign > /dev/null 2>&1; then # a second one, on its alignments
+  align_sets dnn ali_dnn "${realign[@]}"
+  train_network dnn2 ali_dnn
+  decode_and_score dnn2 "$last"
 fi

@@ -136,6 +136,16 @@ class DnnScorer:
         return self._model.log_likelihoods(features, self._prior_scale)
 
 
+def load_network(model_dir: str | Path, *, prior_scale: float = 1.0) -> DnnScorer | None:
+    """Load the network of a folder; None if it holds GMMs.
+
+    Raises:
+        FormatError: A file is missing or damaged.
+    """
+    model_dir = Path(model_dir)
+    return DnnScorer(model_dir, prior_scale) if (model_dir / NETWORK).exists() else None
+
+
 def load_scorer(model_dir: str | Path, *, prior_scale: float = 1.0) -> Scorer:
     """Load the acoustic model of a folder: the network if there is one, else the GMMs.
 
@@ -152,8 +162,9 @@ def load_scorer(model_dir: str | Path, *, prior_scale: float = 1.0) -> Scorer:
             where=model_dir,
             remedy="Train a model first, or name another folder",
         )
-    if (model_dir / NETWORK).exists():
-        return DnnScorer(model_dir, prior_scale)
+    network = load_network(model_dir, prior_scale=prior_scale)
+    if network is not None:
+        return network
     if is_speaker_adapted(model_dir):
         return AdaptedModel.load(model_dir).first
     return GmmScorer.load(model_dir)

@@ -25,7 +25,7 @@ from mariana_asr.align.triphone import train_deltas
 from mariana_asr.corpus.datadir import DataDir, read_data_dir
 from mariana_asr.corpus.prepare import check_corpus, corpus_files, prepare_corpus
 from mariana_asr.decode.decoder import decode
-from mariana_asr.decode.scorers import load_scorer
+from mariana_asr.decode.scorers import load_network
 from mariana_asr.features.extract import extract_features
 from mariana_asr.files import write_text
 from mariana_asr.lang.graph import make_graph
@@ -286,7 +286,7 @@ class Experiment:
         options = self.recipe.align.realign
         assert options is not None, "the stage is only there where the recipe asks for it"
         network = self.folder / "dnn"
-        scorer = load_scorer(network, prior_scale=options.prior_scale)
+        scorer = load_network(network, prior_scale=options.prior_scale)
         for name in (TRAIN, DEV):
             align(
                 self._set(name),
