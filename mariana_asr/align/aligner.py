@@ -10,6 +10,7 @@ from pydantic import Field
 
 from mariana_asr.align.fmllr import FmllrOptions, FmllrStats, accumulate_speakers
 from mariana_asr.align.gmm import DiagGmms
+from mariana_asr.align.gmm_device import DeviceName
 from mariana_asr.align.graphs import GraphCompiler
 from mariana_asr.align.model_io import read_transition_model
 from mariana_asr.align.phone_tables import speech_transition_ids
@@ -32,6 +33,8 @@ class AlignmentScales(BeamOptions, ScaleOptions):
     """Factor on the likelihoods of silence."""
     fmllr: FmllrOptions = FmllrOptions()
     """Estimation of the speakers' transforms, for a speaker-adapted model."""
+    device: DeviceName = "auto"
+    """Where GMMs' likelihoods are computed; `auto` takes a GPU if there is one."""
 
 
 @dataclass
@@ -73,6 +76,7 @@ class Aligner:
             scales,
             silence_phone=lang.optional_silence,
             boost_silence=scales.boost_silence,
+            device=scales.device,
         )
         speech = speech_transition_ids(transition_model, lang)
         self._weights = np.where(speech, 1.0, scales.fmllr.silence_weight).astype(np.float32)

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field, field_validator
 
+from mariana_asr.align.gmm_device import DeviceName
 from mariana_asr.align.gmm_estimation import MleOptions, mle_update, split_by_count
 from mariana_asr.align.model_io import GmmModel, write_gmm_model
 from mariana_asr.align.passes import PassModel, PassResult, Realignment, gmm_pass, realign
@@ -52,6 +53,8 @@ class GmmTrainingOptions(ScaleOptions):
     """Exponent that shares out Gaussians by the pdfs' counts."""
     seed: int = 0
     """Seed of the noise that moves the halves of a split Gaussian apart, and of a flat start."""
+    device: DeviceName = "auto"
+    """Where likelihoods and statistics are computed; `auto` takes a GPU if there is one."""
 
     @field_validator("realign_iters")
     @classmethod
@@ -105,6 +108,7 @@ class GmmTraining:
             self.options,
             silence_phone=self.lang.optional_silence,
             boost_silence=self.options.boost_silence,
+            device=self.options.device,
         )
         return PassModel(self.model.gmm, transitions)
 

@@ -106,7 +106,8 @@ def _gmm_pass(chunk: Chunk, shared: tuple[PassModel, BeamOptions | None]) -> Pas
     if beams is not None:
         result.realigned = _realign(chunk, (model, beams))
     feats, tids, _ = _aligned_frames(chunk)
-    result.stats.accumulate(model.gmm, feats, model.transitions.pdfs[tids])
+    pdfs = model.transitions.pdfs[tids]
+    result.stats.accumulate(model.gmm, feats, pdfs, device=model.transitions.device)
     result.transition_counts += np.bincount(tids, minlength=len(model.transitions.pdfs))
     return result
 

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mariana_asr.align.gmm import DiagGmms
+from mariana_asr.align.gmm_device import DeviceName, find_gpu, on_device
 from mariana_asr.align.graphs import TrainingGraph
 from mariana_asr.align.model_io import TransitionModel, read_gmm_model, transition_id_to_pdf
 from mariana_asr.align.viterbi import (
@@ -90,11 +91,13 @@ class TransitionScores:
         pdfs: Pdf id of every transition id; index 0 is none.
         log_probs: Scaled log-probability of every transition id, the boost of silence included.
         acoustic_scale: Scale of the acoustic log-likelihoods.
+        device: Where GMMs are scored.
     """
 
     pdfs: NDArray[np.int32]
     log_probs: NDArray[np.float32]
     acoustic_scale: float
+    device: DeviceName = "cpu"
 
     @classmethod
     def of(
@@ -104,6 +107,7 @@ class TransitionScores:
         *,
         silence_phone: int,
         boost_silence: float = 1.0,
+        device: DeviceName = "cpu",
     ) -> "TransitionScores":
         """Take them from a transition model.
 
@@ -115,7 +119,7 @@ class TransitionScores:
         if boost_silence != 1.0:
             _, silence = kaldi_hmm_gmm.get_pdfs_for_phones(transition_model, [silence_phone])
             log_probs[np.isin(pdfs, silence)] += scales.acoustic_scale * np.log(boost_silence)
-        return cls(pdfs, log_probs, scales.acoustic_scale)
+        return cls(pdfs, log_probs, scales.acoustic_scale, device)
 
     def align(
         self,
@@ -133,7 +137,9 @@ class TransitionScores:
         if isinstance(model, DiagGmms):
             # Most pdfs do not occur in a transcript, and GMMs are scored one by one.
             own, columns = np.unique(pdfs, return_inverse=True)
-            log_likes = model.log_likelihoods(feats, own)[:, columns]
+            gpu = find_gpu(self.device)
+            scorer = model if gpu is None else on_device(model, gpu)
+            log_likes = scorer.log_likelihoods(feats, own)[:, columns]
         else:
             log_likes = model.log_likelihoods(feats)[:, pdfs]
         scores = np.float32(self.acoustic_scale) * log_likes + self.log_probs[graph.tids]
