@@ -2,11 +2,10 @@
 
 import numpy as np
 import pytest
+from an4_speech import write_an4
 from made_speech import DIM, LEXICON, PHONES, Made, write_data_dir
 
-from mariana_asr.corpus.audio import read_audio
 from mariana_asr.corpus.datadir import DataDir
-from mariana_asr.features.mfcc import MfccOptions, compute_mfcc
 from mariana_asr.lang.dictionary import Dictionary
 from mariana_asr.lang.options import LangOptions
 from mariana_asr.lang.prepare import prepare_lang
@@ -46,16 +45,4 @@ def made(tmp_path_factory) -> Made:
 @pytest.fixture(scope="session")
 def an4(corpora, tmp_path_factory) -> DataDir:
     """The first 150 training utterances of AN4 with MFCC as the golden models saw them."""
-    options = MfccOptions(use_energy=False, dither=0.0, sample_frequency=16000)
-    feats, text, speakers = {}, {}, {}
-    places = (corpora / "an4/etc/an4_train.fileids").read_text().split()
-    lines = (corpora / "an4/etc/an4_train.transcription").read_text().splitlines()
-    for place, line in sorted(zip(places, lines, strict=True), key=lambda pair: pair[0])[:150]:
-        name, speaker, take = place.rsplit("/", 1)[1].split("-")
-        utterance = f"{speaker}-{name}-{take}"
-        (audio,) = (corpora / "an4/wav").glob(place + ".*")
-        feats[utterance] = compute_mfcc(read_audio(str(audio))[0], options)
-        words = line.rsplit("(", 1)[0].split()
-        text[utterance] = " ".join(word for word in words if word not in ("<s>", "</s>"))
-        speakers[utterance] = speaker
-    return write_data_dir(tmp_path_factory.mktemp("an4"), feats, text, speakers)
+    return write_an4(corpora, tmp_path_factory.mktemp("an4"), 150)
