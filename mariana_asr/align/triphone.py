@@ -247,7 +247,7 @@ def run_training(
 ) -> None:
     """Train a triphone system of some kind; see ``train_deltas`` for arguments and errors."""
     ali_dir, out_dir = Path(ali_dir), Path(out_dir)
-    if out_dir.exists() and out_dir.samefile(ali_dir):
+    if out_dir.resolve() == ali_dir.resolve():
         raise RecipeError(
             "the alignments to train on are in the directory of the output",
             where=out_dir,
