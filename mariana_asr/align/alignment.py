@@ -196,7 +196,11 @@ class _Collector:
                 frames = len(path.tids)
                 try:
                     written = self.writer.write(
-                        utterance, path.tids, path.log_like / frames, path.retried
+                        utterance,
+                        path.tids,
+                        path.log_like / frames,
+                        path.retried,
+                        path.frame_scores,
                     )
                 except DataError as error:
                     self._skipped.add(utterance, str(error))

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from mariana_asr.align.model_io import TransitionModel
 from mariana_asr.align.transition_ids import check_transition_ids
+from mariana_asr.align.tree.phones import PhoneTable, split_into_phones
 from mariana_asr.errors import DataError, FormatError
 from mariana_asr.lang.fst_arrays import FstArrays, from_fst, read_fst
 from mariana_asr.lang.langdir import Lang, read_rows
@@ -78,14 +79,8 @@ class PhoneSplitter:
 
     def __init__(self, transition_model: TransitionModel) -> None:
         """Take phone, state and kind of every transition id."""
-        tids = range(1, transition_model.num_transition_ids + 1)
         self._model = transition_model
-        self._states = np.array(transition_model.id2state, dtype=np.int32)
-        self._phones = np.array(
-            [0, *map(transition_model.transition_id_to_phone, tids)], dtype=np.int32
-        )
-        self._final = np.array([False, *map(transition_model.is_final, tids)])
-        self._loops = np.array([False, *map(transition_model.is_self_loop, tids)])
+        self._table = PhoneTable.of(transition_model)
 
     def split(self, tids: NDArray[np.integer]) -> list[PhoneSegment]:
         """Cut an alignment, shape (T,), into phones, in order.
@@ -93,23 +88,14 @@ class PhoneSplitter:
         Raises:
             FormatError: A number is no transition id of the model.
         """
-        if not len(tids):
-            return []
         check_transition_ids(tids, self._model)
-        final, loops, states = self._final[tids], self._loops[tids], self._states[tids]
-        # A phone ends with the transition to its final state. Kaldi's graphs put the self-loops of
-        # the state that is left after that transition, so they still belong to the phone.
-        stays = np.append((states[1:] == states[:-1]) & loops[1:], False)
-        runs = np.cumsum(~stays) - ~stays  # frames of one run stay in one state
-        leaves = np.bincount(runs, final) > 0
-        ends = np.flatnonzero(~stays & leaves[runs]) + 1
-        if not len(ends) or ends[-1] != len(tids):
-            ends = np.append(ends, len(tids))
-        phones = self._phones[tids[ends - 1]].tolist()
-        starts = [0, *ends[:-1].tolist()]
+        runs = split_into_phones(self._table, tids, np.zeros(1, dtype=np.int64))
+        starts = [0, *runs.ends[:-1].tolist()]
         return [
             PhoneSegment(phone, start, end - start)
-            for phone, start, end in zip(phones, starts, ends.tolist(), strict=True)
+            for phone, start, end in zip(
+                runs.phones.tolist(), starts, runs.ends.tolist(), strict=False
+            )
         ]
 
 

@@ -47,11 +47,13 @@ class AlignedPath:
         log_like: Log-likelihood of the path, transitions included, divided by the acoustic scale
             as Kaldi reports it.
         retried: Whether it took the second, wider beam.
+        frame_scores: Log-likelihood of each frame on the path, shape (T,), its transition included.
     """
 
     tids: NDArray[np.int32]
     log_like: float
     retried: bool
+    frame_scores: NDArray[np.float32]
 
 
 def scaled_transition_log_probs(
@@ -113,8 +115,10 @@ def best_path(
     if not found:
         return None
     _, labels, _, weight = kaldifst.get_linear_symbol_sequence(lattice)
+    columns = np.asarray(labels) - 1
     return AlignedPath(
-        tids=graph.tids[np.asarray(labels) - 1],
+        tids=graph.tids[columns],
         log_like=-(weight.value1 + weight.value2) / acoustic_scale,
         retried=retried,
+        frame_scores=scores[np.arange(len(columns)), columns] / np.float32(acoustic_scale),
     )
