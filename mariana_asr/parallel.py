@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from functools import partial
-from multiprocessing import get_context, parent_process
+from multiprocessing import current_process, get_context, parent_process
 from threading import Thread
 from typing import Any, TypeVar
 
@@ -45,8 +45,18 @@ class WorkerPool:
         self._pool: ProcessPoolExecutor | None = None
 
     def __enter__(self) -> "WorkerPool":
-        """Run ``setup``, here or in every process before its first item."""
+        """Run ``setup``, here or in every process before its first item.
+
+        Raises:
+            StageError: A script starts processes as it is imported by such a process.
+        """
         if self._jobs > 1:
+            # Without this the process would wait for ever, and with it the one that started it.
+            if getattr(current_process(), "_inheriting", False):
+                raise StageError(
+                    "the script starts processes whenever it is imported, and they import it too",
+                    remedy="Put what it does under: if __name__ == '__main__'",
+                )
             # The cores are shared out by processes already, so each gets one thread. Numeric
             # libraries read this as they are loaded, so it must stand before a process starts.
             self._environment = {name: os.environ.get(name) for name in _THREAD_VARIABLES}

@@ -104,3 +104,16 @@ def test_processes_end_when_the_one_that_started_them_is_killed(tmp_path: Path) 
     assert select.select([process.stdout], [], [], 30.0)[0]
     assert process.stdout.read() == ""
     process.wait()
+
+
+def test_a_script_without_a_main_guard_is_told_so(tmp_path: Path) -> None:
+    script = tmp_path / "script.py"
+    script.write_text(
+        "from mariana_asr.parallel import parallel_map\n"
+        "print(list(parallel_map(abs, [1, -2], jobs=2)))\n"
+    )
+    done = subprocess.run(
+        [sys.executable, str(script)], capture_output=True, text=True, timeout=60, check=False
+    )
+    assert done.returncode != 0
+    assert "under: if __name__ == '__main__'" in done.stderr
