@@ -17,7 +17,7 @@ from mariana_asr.align.phone_tables import speech_transition_ids
 from mariana_asr.align.triphone import TriphoneOptions, TriphoneTraining, run_training
 from mariana_asr.align.utterances import GmmAcousticModel, TransitionScores
 from mariana_asr.corpus.datadir import DataDir
-from mariana_asr.errors import summarise
+from mariana_asr.errors import FormatError, summarise
 from mariana_asr.features.linear import (
     compose_affine,
     read_speaker_transforms,
@@ -52,7 +52,11 @@ class _SatTraining(TriphoneTraining):
     options: SatOptions
 
     def prepare_features(self) -> None:
-        """Adapt the features by the source's transforms; estimate those that it lacks."""
+        """Adapt the features by the source's transforms; estimate those that it lacks.
+
+        Raises:
+            FormatError: One of the source's does not fit its features.
+        """
         self.adapt_iters = self.options.fmllr_iters
         taken = read_speaker_transforms(self.source) or {}
         speakers = sorted(set().union(*self.corpus.speakers_of_chunks()))
@@ -81,6 +85,13 @@ class _SatTraining(TriphoneTraining):
         self.corpus.adapt(self._transforms)
 
     def _taken_over(self, matrix: NDArray[np.float32]) -> FmllrResult:
+        dim = self.front_end.dim
+        if matrix.shape != (dim, dim + 1):
+            raise FormatError(
+                f"a speaker's transform of shape {matrix.shape} for features of {dim} dimensions",
+                where=self.source / "trans.*",
+                remedy="They are of another system; without trans.* new ones are estimated",
+            )
         adapted = not np.array_equal(matrix, np.eye(*matrix.shape))
         return FmllrResult(matrix, 0.0, 0.0, adapted, f"the unit transform in {self.source}")
 

@@ -248,7 +248,8 @@ def test_bad_utterances_never_end_the_run(speech, mono, tmp_path, caplog):
 def test_without_a_usable_utterance_training_fails_and_leaves_no_model(
     speech, mono, tri, tmp_path, bad, reason
 ):
-    alignments, data = read_alignments(mono), speech.data
+    alignments = read_alignments(mono)
+    data = speech.data.subset(speech.data.utterances[:12])
     if bad == "short":
         data = dataclasses.replace(data, text=dict.fromkeys(data.utterances, "bado " * 40))
     if bad == "silent":
@@ -262,13 +263,13 @@ def test_without_a_usable_utterance_training_fails_and_leaves_no_model(
     source = with_alignments(mono, tmp_path / "mono", alignments)
     # A model from before does not pass for that of this run.
     shutil.copytree(tri, tmp_path / "tri")
-    with pytest.raises(StageError, match="triphone training: none of 40 utterances could be used"):
+    with pytest.raises(StageError, match="triphone training: none of 12 utterances could be used"):
         train_deltas(data, speech.lang, source, SHORTEST, tmp_path / "tri")
     assert not list((tmp_path / "tri").glob("final.*"))
     assert not list((tmp_path / "tri").glob("ali.*"))
     assert not list((tmp_path / "tri").glob(".*"))
     reasons = reasons_in(tmp_path / "tri")
-    assert reasons.keys() == speech.truth.keys()
+    assert reasons.keys() == set(data.utterances)
     assert all(re.search(reason, given) for given in reasons.values())
 
 
