@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -54,6 +55,19 @@ def atomic_directory(path: str | Path) -> Iterator[Path]:
         os.replace(temporary, path)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+def remove_partial_outputs(folder: str | Path) -> None:
+    """Remove what killed processes left of the files and directories that they were writing.
+
+    To be called only where no other process writes below ``folder``.
+    """
+    for path in list(Path(folder).rglob(".*.part")):
+        if re.fullmatch(r"\..+\.\d+\.part", path.name):
+            if path.is_dir() and not path.is_symlink():
+                shutil.rmtree(path)
+            else:
+                path.unlink(missing_ok=True)
 
 
 def write_text(path: str | Path, text: str) -> None:

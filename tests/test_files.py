@@ -7,7 +7,14 @@ from pathlib import Path
 import pytest
 
 from mariana_asr.errors import FormatError, MarianaError
-from mariana_asr.files import atomic_directory, atomic_file, read_json, write_json, write_text
+from mariana_asr.files import (
+    atomic_directory,
+    atomic_file,
+    read_json,
+    remove_partial_outputs,
+    write_json,
+    write_text,
+)
 
 
 def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path: Path) -> None:
@@ -71,3 +78,14 @@ def test_a_file_that_is_not_json_is_a_format_error(tmp_path: Path, content: str 
         path.write_bytes(content.encode("utf-8", "surrogateescape"))
     with pytest.raises(FormatError, match=r"a\.json"):
         read_json(path)
+
+
+def test_what_killed_processes_were_writing_is_removed_and_nothing_else(tmp_path: Path) -> None:
+    (tmp_path / "sub").mkdir()
+    kept = [".lock", "a.part", ".a.part", "sub/.hidden.x.part", "sub/ali.1.gz"]
+    for name in [*kept, ".ali.1.gz.123.part", "sub/.hyp.txt.4.part"]:
+        (tmp_path / name).write_text("half")
+    (tmp_path / "sub/.lang.5.part/phones").mkdir(parents=True)
+    remove_partial_outputs(tmp_path)
+    files = sorted(str(p.relative_to(tmp_path)) for p in tmp_path.rglob("*"))
+    assert files == sorted([*kept, "sub"])

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from mariana_asr.errors import FormatError, StageError
-from mariana_asr.files import read_json, write_json
+from mariana_asr.files import read_json, remove_partial_outputs, write_json
 from mariana_asr.recipe.fingerprint import Fingerprint, digest_file
 
 logger = logging.getLogger(__name__)
@@ -123,6 +123,7 @@ def _run_stage(planned: PlannedStage, folder: Path) -> float:
     if planned.status == "to run" and folder.exists():
         shutil.rmtree(folder)
     folder.mkdir(parents=True, exist_ok=True)
+    remove_partial_outputs(folder)
     (folder / RECORD).unlink(missing_ok=True)
     record: dict[str, Any] = {
         "stage": planned.stage.name,

@@ -146,7 +146,8 @@ def test_stages_run_alone_on_kaldi_directories(finished: Path, tmp_path: Path) -
     )
     assert f"[ {expected['errors']} / {expected['tokens']}," in output.splitlines()[0]
     assert "experiment" in command("info", exp)
-    for stage in ("lang", "mono", "graph_mono", "dnn", "frames/train", "features/test"):
+    stages = ["lang", "mono", "graph_mono", "tri3", "ali/train", "dnn", "frames/train"]
+    for stage in [*stages, "features/test", "lang_pron", "ali_dnn/dev"]:
         assert command("info", exp / stage)
 
 
@@ -162,31 +163,110 @@ def test_a_recipe_may_start_from_features_without_audio(finished: Path, tmp_path
     recipe = yaml.safe_load(RECIPE)
     recipe["corpus"] = {"train": "train", "dev": "dev", "test": "test"}
     recipe["lang"]["lexicon"] = str(made / "corpus" / "dict")
+    recipe["align"] = {name: recipe["align"][name] for name in ("mono", "tri1")}
+    recipe["train"]["schedule"] = {"max_iters": 1}
     (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(recipe))
     run(tmp_path)
-    assert without_times(results_of(tmp_path)) == without_times(results_of(finished))
+    gmm_results = [
+        [r for r in without_times(results_of(folder)) if r["system"] in ("mono", "tri1")]
+        for folder in (tmp_path, finished)
+    ]
+    assert gmm_results[0] == gmm_results[1]
+    assert len(gmm_results[0]) == 8
 
 
-@pytest.mark.parametrize("moment", ["stage features: running", "SAT iteration 5", "epoch 2"])
-def test_a_run_killed_at_any_moment_ends_as_one_never_killed(
-    finished: Path, tmp_path: Path, moment: str
+SHELL_OPTIONS = """
+corpus=(espeak_digits)
+mono=(totgauss=150 num_iters=12 max_iter_inc=8)
+tri1=(num_leaves=60 totgauss=200 num_iters=8 max_iter_inc=5 realign_iters=[4])
+tri2=("${tri1[@]}" dim=20 mllt_iters=[2])
+tri3=("${tri1[@]}" fmllr_iters=[2])
+nnet=(model.hidden_layers=2 model.hidden_dim=128 model.transform.delta_order=2)
+nnet+=(train.schedule.max_iters=4 train.checkpoint_every=20)
+realign=()
+"""
+
+
+def test_the_ladder_by_shell_commands_gives_the_recipes_systems(
+    finished: Path, tmp_path: Path
 ) -> None:
-    (tmp_path / "recipe.yaml").write_text(RECIPE)
-    process = start(tmp_path)
+    made = finished / "exp" / "digits"
+    for name in ("features", "lang"):
+        (tmp_path / name).symlink_to(made / name)
+    stages = Path(__file__).parents[2] / "recipes" / "stages.sh"
+    (tmp_path / "run.sh").write_text(f"{SHELL_OPTIONS}source {stages}\n")
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    done = subprocess.run(
+        ["bash", "run.sh", "--stage", "3", "--exp", str(tmp_path), "--jobs", "1"],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
+        env={**os.environ, "PATH": path, "OMP_NUM_THREADS": "1"},
+    )
+    assert done.returncode == 0, done.stderr
+    check_same_systems(tmp_path, made)
+    lines = [line.split("]")[0] for line in done.stdout.splitlines() if line.startswith("%WER")]
+    # The recipe's networks are decoded with learnt pronunciations, so only GMMs are compared.
+    expected = [line for line in (made / "RESULTS").read_text().splitlines() if "%WER" in line]
+    assert lines[:8] == [line.split("]")[0] for line in expected[:8]]
+    assert len(lines) == 2 * len(SYSTEMS)
+
+
+MOMENTS = [
+    "stage features: running",
+    "LDA+MLLT iteration 4",
+    "SAT iteration 5",
+    "decoding: 10 utterances",
+    "aligned 96 utterances",  # those of the training set; the dev set is next
+    "epoch 2",
+    "stage ali_dnn: running",
+]
+
+
+def run_until(folder: Path, moment: str) -> str:
+    """Kill a run as soon as it says something; returns what it said until then."""
+    process = start(folder)
     assert process.stdout is not None
+    said = ""
     for line in process.stdout:
+        said += line
         if moment in line:
             time.sleep(0.05)
             break
     process.send_signal(signal.SIGKILL)
     process.communicate()
-    output = run(tmp_path)
-    assert "an earlier run was interrupted" in output
+    assert moment in said, said
+    return said
+
+
+def test_a_run_killed_again_and_again_ends_as_one_never_killed(
+    finished: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "recipe.yaml").write_text(RECIPE)
+    said = [run_until(tmp_path, moment) for moment in MOMENTS] + [run(tmp_path)]
+    assert ["an earlier run was interrupted" in output for output in said[1:]] == [True] * len(
+        MOMENTS
+    )
 
     assert without_times(results_of(tmp_path)) == without_times(results_of(finished))
-    models = [
-        AcousticModel.load(folder / "exp" / "digits" / "dnn" / "nnet.pt")
-        for folder in (tmp_path, finished)
-    ]
-    weights, expected = (model.network.state_dict() for model in models)
-    assert all(torch.equal(weights[name], expected[name]) for name in expected)
+    ours, expected = (folder / "exp" / "digits" for folder in (tmp_path, finished))
+    assert files_of(ours) == files_of(expected)
+    check_same_systems(ours, expected)
+
+
+def check_same_systems(ours: Path, expected: Path) -> None:
+    """Check that all models of two experiments are equal, bit for bit."""
+    for rung in SYSTEMS[:4]:
+        model = Path(rung) / "final.mdl"
+        assert (ours / model).read_bytes() == (expected / model).read_bytes(), rung
+    for network in SYSTEMS[4:]:
+        models = [AcousticModel.load(exp / network / "nnet.pt") for exp in (ours, expected)]
+        weights, others = (model.network.state_dict() for model in models)
+        assert all(torch.equal(weights[name], others[name]) for name in others), network
+
+
+def files_of(experiment: Path) -> set[str]:
+    """Everything below an experiment, whatever its name; checkpoints come and go."""
+    files = (path.relative_to(experiment) for path in experiment.rglob("*") if path.is_file())
+    return {str(path) for path in files if "checkpoints" not in path.parts}

@@ -124,6 +124,22 @@ def test_an_interrupted_stage_continues_with_what_it_left(tmp_path: Path) -> Non
     assert found == [False, True]
 
 
+def test_a_stage_that_continues_loses_what_was_being_written(tmp_path: Path) -> None:
+    def run(out: Path) -> None:
+        half = out / "test" / ".hyp.txt.1.part"
+        if half.exists():
+            raise StageError("still there")
+        if not half.parent.exists():
+            half.parent.mkdir()
+            half.write_text("half")
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run_stages([Stage("decode", run)], tmp_path)
+    run_stages([Stage("decode", run)], tmp_path)
+    assert not list((tmp_path / "decode" / "test").iterdir())
+
+
 def test_a_failed_stage_is_never_taken_for_a_finished_one(tmp_path: Path) -> None:
     def fail(out: Path) -> None:
         (out / "half").write_text("half")
