@@ -144,9 +144,9 @@ def memory_table(measured: list[dict[str, Any]]) -> str:
     rows = [
         (rung, process, *(cells.get((rung, part, size)) for size in sizes))
         for rung in dict.fromkeys(figures["rung"] for figures in measured)
-        for part, process in (("parent", "main process"), ("worker", "largest worker"))
+        for part, process in (("parent", "main"), ("worker", "largest worker"))
     ]
-    return markdown_table(("rung", "peak memory, MiB", *(f"{size}x" for size in sizes)), rows)
+    return markdown_table(("rung", "process", *(f"{size}x" for size in sizes)), rows)
 
 
 def _numbers(context: click.Context, parameter: click.Parameter, value: str) -> list[int]:

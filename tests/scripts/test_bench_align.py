@@ -73,11 +73,11 @@ def test_memory_stands_in_columns_by_size() -> None:
         {"rung": "mono", "repeat": 4, "parent": 91.0, "worker": 100.9},
     ]
     assert bench_align.memory_table(measured).splitlines() == [
-        "| rung | peak memory, MiB | 1x | 4x |",
+        "| rung | process | 1x | 4x |",
         "| --- | --- | --- | --- |",
-        "| mono | main process | 90 | 91 |",
+        "| mono | main | 90 | 91 |",
         "| mono | largest worker | 101 | 101 |",
-        "| tri1 | main process | 130 |  |",
+        "| tri1 | main | 130 |  |",
         "| tri1 | largest worker | 120 |  |",
     ]
 
