@@ -98,7 +98,7 @@ class WorkerPool:
         try:
             for item in items:
                 pending.append(self._pool.submit(function, item))
-                if len(pending) >= 4 * self._jobs:
+                if len(pending) >= 2 * self._jobs:
                     yield pending.popleft().result()
             while pending:
                 yield pending.popleft().result()
