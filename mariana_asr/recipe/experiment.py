@@ -36,7 +36,8 @@ from mariana_asr.recipe.kaldi_import import (
     check_overlap,
     copy_lang,
     import_alignments,
-    kaldi_files,
+    kaldi_alignment_files,
+    kaldi_lang_files,
 )
 from mariana_asr.recipe.language import make_lang, read_section_dictionary
 from mariana_asr.recipe.network import pack_aligned_frames, train_acoustic_model
@@ -123,7 +124,7 @@ class Experiment:
             *((lexicon,) if lexicon and lexicon.is_file() else ()),
             *(sorted(lexicon.glob("*.txt")) if lexicon and lexicon.is_dir() else ()),
             *((recipe.lang.lm.path,) if isinstance(recipe.lang.lm, ArpaLm) else ()),
-            *(kaldi_files(kaldi) if kaldi else ()),
+            *(kaldi_lang_files(kaldi, recipe.lang) if kaldi else ()),
         )
         lang_options = recipe.lang.model_dump(mode="json", exclude={"graph"})
         return [
@@ -137,10 +138,12 @@ class Experiment:
         stages = []
         before: tuple[str, ...] = ()
         for rung in self.recipe.align.rungs:
-            options = _plain(getattr(self.recipe.align, rung))
+            options = getattr(self.recipe.align, rung)
             train = partial(self.gmm, rung, before[0] if before else None)
+            questions = getattr(options, "questions", None)
+            files = (questions,) if questions else ()
             stages += [
-                Stage(rung, train, options, after=("features", "lang", *before)),
+                Stage(rung, train, _plain(options), ("features", "lang", *before), files),
                 self._graph_stage(rung, "lang", rung),
                 self._decode_stage(rung, f"graph_{rung}"),
             ]
@@ -158,7 +161,7 @@ class Experiment:
                     self.import_ali,
                     options,
                     after=("features", "lang"),
-                    files=kaldi_files(align.kaldi),
+                    files=kaldi_alignment_files(align.kaldi),
                 ),
                 self._graph_stage("ali", "lang", f"ali/{TRAIN}"),
             ]
@@ -230,6 +233,9 @@ class Experiment:
     def corpus(self, out: Path) -> None:
         """Data directories and dictionary."""
         prepare_corpus(self.recipe.corpus, out)
+        if self.recipe.align.kaldi is not None:
+            # Now, not after hours of feature extraction.
+            check_overlap(read_data_dir(out / TRAIN), self.recipe.align.kaldi)
 
     def features(self, out: Path) -> None:
         """Features and CMVN statistics of every set."""

@@ -10,7 +10,7 @@ from mariana_asr.align.phone_tables import check_phones
 from mariana_asr.align.transition_ids import alignment_files, iterate_alignments
 from mariana_asr.archives import write_int_vectors
 from mariana_asr.corpus.datadir import DataDir
-from mariana_asr.errors import FormatError, StageError, summarise
+from mariana_asr.errors import FormatError, StageError, counted, summarise
 from mariana_asr.files import write_text
 from mariana_asr.lang.grammar import make_grammar
 from mariana_asr.lang.langdir import Lang, read_lang
@@ -19,23 +19,45 @@ from mariana_asr.recipe.schema import KaldiAlignments, LangSection
 logger = logging.getLogger(__name__)
 
 
-def kaldi_files(kaldi: KaldiAlignments) -> tuple[Path, ...]:
-    """The files of Kaldi's work that an experiment depends on.
+_MODEL_EXTRAS = ("final.alimdl", "final.mat", "cmvn_opts", "delta_opts", "splice_opts")
+"""What may stand beside a model of Kaldi's, and counts where a set is aligned with it."""
+
+
+def kaldi_lang_files(kaldi: KaldiAlignments, section: LangSection) -> tuple[Path, ...]:
+    """The files of Kaldi's lang directory.
 
     Raises:
-        FormatError: There is no lang directory, model, tree or alignment where the recipe says.
+        FormatError: It is none, or it has no ``G.fst`` and the recipe names no language model.
     """
     read_lang(kaldi.lang)
-    model_dir = _model_dir(kaldi)
-    needed = [model_dir / "final.mdl", model_dir / "tree", kaldi.lang / "L.fst"]
-    if missing := [str(path) for path in needed if not path.is_file()]:
+    _require(kaldi.lang, ("L.fst", "L_disambig.fst"), "align.kaldi.lang is a whole lang directory")
+    if section.lm is None and not (kaldi.lang / "G.fst").is_file():
         raise FormatError(
-            f"missing: {', '.join(missing)}",
-            where=kaldi.ali,
-            remedy="align.kaldi.ali is what steps/align_*.sh writes: ali.*.gz, final.mdl, tree",
+            "no G.fst, so there is no language model",
+            where=kaldi.lang,
+            remedy="Name a lang directory with G.fst, or a language model in lang.lm",
         )
-    grammar = kaldi.lang / "G.fst"
-    return (*needed, *alignment_files(kaldi.ali), *((grammar,) if grammar.is_file() else ()))
+    return tuple(sorted(path for path in kaldi.lang.rglob("*") if path.is_file()))
+
+
+def kaldi_alignment_files(kaldi: KaldiAlignments) -> tuple[Path, ...]:
+    """Kaldi's alignments, and the files of the model that they were made with.
+
+    Raises:
+        FormatError: There is no model, tree or alignment where the recipe says.
+    """
+    model_dir, needed = _model_dir(kaldi), ("final.mdl", "tree")
+    remedy = "align.kaldi.ali is what steps/align_*.sh writes: ali.*.gz, final.mdl, tree"
+    if not kaldi.ali.exists():
+        raise FormatError("no such directory of alignments", where=kaldi.ali, remedy=remedy)
+    _require(model_dir, needed, remedy)
+    extras = (name for name in _MODEL_EXTRAS if (model_dir / name).is_file())
+    return (*(model_dir / name for name in (*needed, *extras)), *alignment_files(kaldi.ali))
+
+
+def _require(folder: Path, names: Iterable[str], remedy: str) -> None:
+    if missing := [name for name in names if not (folder / name).is_file()]:
+        raise FormatError(f"no {', '.join(missing)} here", where=folder, remedy=remedy)
 
 
 def copy_lang(
@@ -44,17 +66,15 @@ def copy_lang(
     """Copy Kaldi's lang directory; make ``G.fst`` where the recipe names a language model.
 
     Raises:
-        FormatError: It has no ``G.fst``, and the recipe names no language model.
+        MarianaError: The language model cannot be made.
     """
-    shutil.copytree(kaldi.lang, out, dirs_exist_ok=True)
+    for path in kaldi_lang_files(kaldi, section):
+        # Contents only: what is not ours to write may not be ours to remove as a copy either.
+        target = out / path.relative_to(kaldi.lang)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(path, target)
     if section.lm is not None:
         make_grammar(out, section.lm, sentences)
-    elif not (out / "G.fst").is_file():
-        raise FormatError(
-            "no G.fst, so there is no language model",
-            where=kaldi.lang,
-            remedy="Name a lang directory with G.fst, or a language model in lang.lm",
-        )
 
 
 def import_alignments(
@@ -92,13 +112,18 @@ def import_alignments(
         logger.info("%s: no alignments in %s, so it is aligned anew", data.path.name, kaldi.ali)
         align(data, lang, model_dir, out, options, jobs=jobs)
         return
+    logger.info(
+        "%s: alignments of %d of %d utterances are in %s",
+        data.path.name,
+        len(found),
+        len(wanted),
+        kaldi.ali,
+    )
     if missing := sorted(wanted - found):
         logger.warning(
-            "%s: %d of %d utterances have no alignment in %s (%s)",
+            "%s: %s without an alignment: %s",
             data.path.name,
-            len(missing),
-            len(wanted),
-            kaldi.ali,
+            counted(len(missing), "utterance"),
             summarise(missing),
         )
     write_text(out / "num_jobs", "1\n")
@@ -111,15 +136,19 @@ def check_overlap(data: DataDir, kaldi: KaldiAlignments) -> None:
     """Check that Kaldi's alignments have utterances of the training set.
 
     Raises:
+        FormatError: An archive is missing or damaged.
         StageError: They have none.
     """
-    theirs = [utterance for utterance, _ in iterate_alignments(kaldi.ali)]
-    if not data.utt2spk.keys() & set(theirs):
-        raise StageError(
-            f"no utterance of the training set is in {kaldi.ali}: it has {summarise(theirs)}, the "
-            f"training set has {summarise(data.utterances)}",
-            remedy="Utterance ids must be those that Kaldi's data directory had",
-        )
+    theirs = []
+    for utterance, _ in iterate_alignments(kaldi.ali):
+        if utterance in data.utt2spk:
+            return
+        theirs.append(utterance)
+    raise StageError(
+        f"no utterance of the training set is in {kaldi.ali}: it has {summarise(theirs)}, the "
+        f"training set has {summarise(data.utterances)}",
+        remedy="Utterance ids must be those that Kaldi's data directory had",
+    )
 
 
 def _model_dir(kaldi: KaldiAlignments) -> Path:

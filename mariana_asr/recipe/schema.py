@@ -119,6 +119,12 @@ class Recipe(Options):
     decode: DecodeOptions = DecodeOptions()
     score: ScoreSection = ScoreSection()
 
+    @model_validator(mode="after")
+    def _check(self) -> "Recipe":
+        if self.align.kaldi is not None and self.lang.lexicon is not None:
+            raise ValueError("align.kaldi.lang has a lexicon already: leave out lang.lexicon")
+        return self
+
     @field_validator("name")
     @classmethod
     def _is_folder_name(cls, name: str) -> str:
