@@ -151,6 +151,18 @@ def test_mllt_is_composed_with_lda_and_pays(trained, without_mllt):
     assert adapted + np.linalg.slogdet(mllt)[1] > plain + 0.02
 
 
+def test_the_means_follow_the_features_into_the_new_space(speech, mono, tmp_path):
+    """So the likelihood with the determinant goes on from where it was, or a little above."""
+    options = {"num_iters": 3, "realign_iters": ()}
+    plain = train(speech, mono, tmp_path / "plain", mllt_iters=(), **options)
+    moved = train(speech, mono, tmp_path / "moved", mllt_iters=(2,), **options)
+    lda, composed = (read_matrix_file(folder / "final.mat") for folder in (plain, moved))
+    log_determinant = np.linalg.slogdet(composed @ np.linalg.pinv(lda))[1]
+    before, after = (log_of(folder)[1]["log_likelihood_per_frame"] for folder in (plain, moved))
+    assert before == log_of(plain)[0]["log_likelihood_per_frame"]
+    assert before < after + log_determinant < before + 0.1
+
+
 def test_the_front_end_gives_the_features_that_the_model_was_trained_on(speech, trained):
     """Their likelihoods, on the alignments beside the model, go on from the last iteration's."""
     model, front_end = read_gmm_model(trained / "final.mdl"), FrontEnd.load(trained)

@@ -17,6 +17,7 @@ from mariana_asr.align.fmllr import FmllrOptions
 from mariana_asr.align.lda_mllt import LdaMlltOptions, train_lda_mllt
 from mariana_asr.align.model_io import read_gmm_model, transition_id_to_pdf
 from mariana_asr.align.mono import MonoOptions, train_mono
+from mariana_asr.align.passes import fmllr_pass
 from mariana_asr.align.sat import SatOptions, train_sat
 from mariana_asr.align.transition_ids import read_alignments
 from mariana_asr.align.triphone import DeltasOptions, train_deltas
@@ -208,6 +209,26 @@ def test_transforms_that_a_source_lacks_are_estimated_with_its_model(speech, sat
     before, after = (apply_linear(np.float32(frames), t["s2"]) for t in (transforms, ours))
     assert np.abs(after - before).mean() < 0.3 * np.abs(frames - before).mean()
     assert unadapted_in(tmp_path / "sat") == {"s1": f"the unit transform in {source}"}
+
+
+def test_new_transforms_come_after_those_from_before(speech, sat, tmp_path, monkeypatch):
+    estimated = []
+
+    def spy(*arguments):
+        estimated.append(fmllr_pass(*arguments))
+        return estimated[-1]
+
+    monkeypatch.setattr("mariana_asr.align.sat.fmllr_pass", spy)
+    options = SHORTEST.model_copy(update={"fmllr_iters": (1,), "num_iters": 2})
+    train_sat(speech.data, speech.lang, sat, options, tmp_path)
+    (new,) = estimated
+    before, ours = read_speaker_transforms(sat), read_speaker_transforms(tmp_path)
+    frames = np.random.default_rng(0).normal(size=(50, DIM)).astype(np.float32) * 6
+    for speaker in SPEAKERS:
+        expected = apply_linear(apply_linear(frames, before[speaker]), new[speaker].matrix)
+        np.testing.assert_allclose(apply_linear(frames, ours[speaker]), expected, atol=1e-4)
+        swapped = apply_linear(apply_linear(frames, new[speaker].matrix), before[speaker])
+        assert np.abs(swapped - expected).max() > 1e-3
 
 
 def test_a_model_by_kaldi_needs_no_front_end_of_ours(speech, tri, tmp_path):
