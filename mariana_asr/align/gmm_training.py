@@ -52,7 +52,7 @@ class GmmTrainingOptions(ScaleOptions):
     power: float = Field(default=0.25, ge=0)
     """Exponent that shares out Gaussians by the pdfs' counts."""
     seed: int = 0
-    """Seed of the noise that moves the halves of a split Gaussian apart, and of a flat start."""
+    """Seed of the noise that moves the halves of a split Gaussian apart."""
     device: DeviceName = "auto"
     """Where likelihoods and statistics are computed; `auto` takes a GPU if there is one."""
 

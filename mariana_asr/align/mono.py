@@ -86,7 +86,7 @@ def train_mono(
         training.model, training.tree = _initial_model(lang, moments)
         corpus.set_model(training.model.transition_model, training.tree)
         corpus.compile_graphs(lang, skipped)
-        training.failed = corpus.align_equally(options.seed)
+        training.failed = corpus.align_equally()
         training.run(
             range(options.num_iters),
             training.model.gmm.num_gaussians,

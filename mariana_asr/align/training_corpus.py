@@ -261,10 +261,10 @@ class TrainingCorpus:
         for _, failed in self.map(_compile_graphs, (self.folder, lang.path)):
             _skip(failed, skipped)
 
-    def align_equally(self, seed: int) -> dict[str, str]:
+    def align_equally(self) -> dict[str, str]:
         """Make flat-start alignments; give back the utterances that failed, with the reason."""
         failed: dict[str, str] = {}
-        for _, result in self.map(_align_equally, seed):
+        for _, result in self.map(_align_equally, None):
             failed.update(result)
         return failed
 
@@ -380,19 +380,19 @@ def _compile_graphs(chunk: Chunk, folders: tuple[Path, Path]) -> dict[str, str]:
 
 
 def _kaldi_hash(utterance: str) -> int:
-    """Kaldi's hash of an utterance id, which seeds its flat start (StringHasher)."""
+    """Kaldi's hash of an utterance id, which alone decides its flat start (StringHasher)."""
     value = 0
     for byte in utterance.encode():
         value = (value * 7853 + byte) & 0xFFFFFFFF
     return value
 
 
-def _align_equally(chunk: Chunk, seed: int) -> dict[str, str]:
+def _align_equally(chunk: Chunk, _: None) -> dict[str, str]:
     tids = np.zeros(chunk.index()[-1].end, dtype=np.int32)
     failed: dict[str, str] = {}
     for line, graph in chunk.graphs():
         frames = line.end - line.start
-        aligned = graph.equal_alignment(frames, seed=_kaldi_hash(line.utterance) + seed)
+        aligned = graph.equal_alignment(frames, seed=_kaldi_hash(line.utterance))
         if aligned is None:
             failed[line.utterance] = f"too few frames for a flat start: {frames}"
         else:
