@@ -68,7 +68,7 @@ def train_acoustic_model(
     """Train a network on packed frames and bundle it for decoding.
 
     ``out_dir`` gets ``nnet.pt`` beside the ``final.mdl`` and ``tree`` whose transition model its
-    pdfs belong to, and what ``train_network`` writes.
+    pdfs belong to, ``phones.txt`` where there is one, and what ``train_network`` writes.
 
     Args:
         train_dir: Frame store to train on, by ``pack_aligned_frames``.
@@ -112,6 +112,7 @@ def train_acoustic_model(
     summary = train_network(network, train, held_out, options, out_dir)
     priors = log_priors_from_counts(np.asarray(train.class_counts))
     AcousticModel(network, model, front_end, priors).save(out_dir / "nnet.pt")
-    for name in ("final.mdl", "tree"):
+    phones = ("phones.txt",) if (ali_dir / "phones.txt").exists() else ()
+    for name in ("final.mdl", "tree", *phones):
         shutil.copyfile(ali_dir / name, out_dir / name)
     return summary

@@ -12,6 +12,7 @@ from mariana_asr.align.alignment import align
 from mariana_asr.align.model_io import read_transition_model
 from mariana_asr.align.transition_ids import alignment_to_pdfs, read_alignments
 from mariana_asr.corpus.datadir import DataDir
+from mariana_asr.errors import FormatError
 from mariana_asr.features.linear import read_speaker_transforms
 from mariana_asr.lang.langdir import read_lang
 
@@ -75,6 +76,13 @@ def test_adapted_triphones_give_kaldis_alignments_in_two_passes(
     first, again = read_alignments(tmp_path), read_alignments(tmp_path / "again")
     assert again.keys() == few.utt2spk.keys()
     assert all(np.array_equal(first[utterance], again[utterance]) for utterance in again)
+
+
+def test_a_lang_directory_of_other_phones_is_refused(an4, made, golden, tmp_path):
+    """Kaldi's scripts leave phones.txt beside a model; without it their numbers tell."""
+    expected = r"final\.mdl: the model has other phones than .*: 137, with ids up to 137, not 6 up"
+    with pytest.raises(FormatError, match=expected):
+        align(an4, made.lang, golden / "an4_kaldi/tri1", tmp_path)
 
 
 @pytest.mark.recipes
