@@ -1,42 +1,15 @@
 """The command line: exit statuses, messages without tracebacks, and what each command prints."""
 
 import json
-import logging
-from collections.abc import Iterator
 from pathlib import Path
 
 import click
 import numpy as np
 import pytest
 import soundfile
-from click.testing import CliRunner, Result
+from invoking import failed, run, succeeded
 
 from mariana_asr.cli.main import main
-
-
-@pytest.fixture(autouse=True)
-def _plain_logging() -> Iterator[None]:
-    yield
-    logging.getLogger("mariana_asr").handlers.clear()
-
-
-def run(*arguments: object) -> Result:
-    return CliRunner().invoke(main, [str(argument) for argument in arguments])
-
-
-def failed(*arguments: object) -> str:
-    """Output of a command that must fail as a user's error does: status 1, no traceback."""
-    result = run(*arguments)
-    assert result.exit_code == 1, result.output
-    assert result.exception is None or isinstance(result.exception, SystemExit)
-    assert "Traceback" not in result.output
-    return result.output
-
-
-def succeeded(*arguments: object) -> str:
-    result = run(*arguments)
-    assert result.exit_code == 0, (result.output, result.exception)
-    return result.output
 
 
 @pytest.fixture

@@ -1,28 +1,15 @@
 """The command that learns probabilities of pronunciations, and what follows it."""
 
-import logging
 import re
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from click.testing import CliRunner, Result
+from invoking import run
 
-from mariana_asr.cli.main import main
 from mariana_asr.corpus.datadir import DataDir
 from mariana_asr.lang.dictionary import read_dictionary
 from mariana_asr.lang.fst_arrays import from_fst, read_fst
-
-
-@pytest.fixture(autouse=True)
-def _plain_logging() -> Iterator[None]:
-    yield
-    logging.getLogger("mariana_asr").handlers.clear()
-
-
-def run(*arguments: object) -> Result:
-    return CliRunner().invoke(main, [str(argument) for argument in arguments])
 
 
 @pytest.fixture
