@@ -1,9 +1,10 @@
 """The same function over many utterances in several processes."""
 
 import os
+import signal
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures import Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from functools import partial
 from multiprocessing import current_process, get_context, parent_process
@@ -87,6 +88,7 @@ class WorkerPool:
         """Apply ``function`` to every item, in order.
 
         At most a few items a process are in flight, so memory does not grow with the corpus.
+        However it ends, no process is at work on an item any more.
 
         Raises:
             StageError: A process was killed, most often for want of memory.
@@ -108,9 +110,12 @@ class WorkerPool:
                 f"one of {self._jobs} processes running {plain.__name__} died",
                 remedy="If memory ran out, use fewer jobs",
             ) from error
+        except KeyboardInterrupt:
+            for process in list(self._pool._processes.values()):
+                process.terminate()
+            raise
         finally:
-            for future in pending:
-                future.cancel()
+            wait([future for future in pending if not future.cancel()])
 
 
 def parallel_map(
@@ -132,6 +137,9 @@ def parallel_map(
 
 def _start_process(setup: Callable[..., None] | None, arguments: tuple[Any, ...]) -> None:
     """End this process when the one that started it dies, however it dies; then set up."""
+    # The terminal sends an interrupt to all processes. One that stopped while it held the lock of
+    # the pool's queue would leave the others waiting for ever, so the first process ends them.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
     Thread(target=_end_with_parent, daemon=True).start()
     if setup is not None:
         setup(*arguments)

@@ -6,13 +6,14 @@ import signal
 import subprocess
 import sys
 import textwrap
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from mariana_asr.errors import DataError, StageError
-from mariana_asr.parallel import parallel_map
+from mariana_asr.parallel import WorkerPool, parallel_map
 
 _offset = 0
 
@@ -104,6 +105,65 @@ def test_processes_end_when_the_one_that_started_them_is_killed(tmp_path: Path) 
     assert select.select([process.stdout], [], [], 30.0)[0]
     assert process.stdout.read() == ""
     process.wait()
+
+
+def test_an_interrupt_from_the_terminal_ends_all_processes_at_once(tmp_path: Path) -> None:
+    """The terminal sends it to every process; one that stops with a lock would stop the rest."""
+    program = tmp_path / "program.py"
+    program.write_text(
+        textwrap.dedent(
+            """
+            import itertools, time
+            from mariana_asr.parallel import WorkerPool
+
+            def work(number):
+                time.sleep(1000 if number == 3000 else 0)
+
+            if __name__ == "__main__":
+                try:
+                    with WorkerPool(4) as pool:
+                        for count, _ in enumerate(pool.map(work, itertools.count())):
+                            if count == 2000:
+                                print("at work", flush=True)
+                except KeyboardInterrupt:
+                    print("interrupted", flush=True)
+            """
+        )
+    )
+    for pause in (0.0, 1.0):  # while items come and go, and while one takes its time
+        process = subprocess.Popen(
+            [sys.executable, str(program)],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            start_new_session=True,
+        )
+        assert process.stdout is not None
+        assert process.stdout.readline() == "at work\n"
+        time.sleep(pause)
+        os.killpg(process.pid, signal.SIGINT)
+        output, errors = process.communicate(timeout=30)
+        assert output == "interrupted\n"
+        assert "Traceback" not in errors
+        assert process.returncode == 0
+
+
+def test_nothing_runs_any_more_after_an_error(tmp_path: Path) -> None:
+    items = [(tmp_path / str(number), number) for number in range(8)]
+    with WorkerPool(2) as pool:
+        with pytest.raises(DataError, match="third"):
+            list(pool.map(_write_slowly, items))
+        written = sorted(path.name for path in tmp_path.iterdir())
+        time.sleep(0.5)
+        assert sorted(path.name for path in tmp_path.iterdir()) == written
+
+
+def _write_slowly(item: tuple[Path, int]) -> None:
+    path, number = item
+    if number == 2:
+        raise DataError("third")
+    time.sleep(0.2)
+    path.write_text("")
 
 
 def test_a_script_without_a_main_guard_is_told_so(tmp_path: Path) -> None:
