@@ -42,6 +42,7 @@ def validate_data_dir(
     need_text: bool = True,
     need_audio: bool = True,
     need_feats: bool = False,
+    allow_empty_text: bool = False,
     read_data: bool = False,
     allow_pipes: bool = False,
     limit: int = 20,
@@ -56,6 +57,7 @@ def validate_data_dir(
         need_text: Whether ``text`` must be there.
         need_audio: Whether ``wav.scp`` must be there.
         need_feats: Whether ``feats.scp`` must be there.
+        allow_empty_text: Whether an utterance may have a transcript without a word.
         read_data: Whether to read every recording and feature matrix too.
         allow_pipes: Whether commands in ``wav.scp`` are allowed, and run by ``read_data``.
         limit: How many problems of one kind are listed for one file; the rest are counted.
@@ -71,7 +73,7 @@ def validate_data_dir(
     tables = _read_tables(path, needed, problems)
     for table in tables.values():
         _check_oddities(table, problems)
-        _check_values(table, problems)
+        _check_values(table, problems, allow_empty_text)
         _check_order(table, problems)
     if "text" in tables:
         _check_words(tables["text"], problems)
@@ -142,10 +144,13 @@ def _check_oddities(table: RawTable, problems: ProblemList) -> None:
         )
 
 
-def _check_values(table: RawTable, problems: ProblemList) -> None:
+def _check_values(table: RawTable, problems: ProblemList, allow_empty_text: bool) -> None:
     wrong = table.format.value_problem
     needed = table.format.role is Role.NEEDED
+    may_be_empty = allow_empty_text and table.format.name == "text"
     for line, key, value in zip(table.lines, table.keys, table.values, strict=True):
+        if may_be_empty and not value:
+            continue
         message = wrong(value)
         if message:
             problems.add(

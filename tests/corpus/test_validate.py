@@ -56,6 +56,12 @@ def test_a_right_directory_has_no_problems(directory: Path) -> None:
     assert validate_data_dir(directory, read_data=True) == []
 
 
+def test_empty_transcripts_may_be_allowed(directory: Path) -> None:
+    (directory / "text").write_text((directory / "text").read_text().replace("a-1 one", "a-1"))
+    assert len(validate_data_dir(directory)) == 1
+    assert validate_data_dir(directory, allow_empty_text=True) == []
+
+
 @pytest.mark.parametrize(
     ("name", "old", "new", "expected"),
     [

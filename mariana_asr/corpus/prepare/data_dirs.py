@@ -11,7 +11,7 @@ from pydantic import Field, field_validator
 from mariana_asr.corpus.datadir import FEATURES_FILE, DataDir, read_data_dir
 from mariana_asr.corpus.subset import hold_out_speakers
 from mariana_asr.corpus.validate import validate_data_dir
-from mariana_asr.errors import DataError, counted
+from mariana_asr.errors import DataError, counted, summarise
 from mariana_asr.options import Options
 
 logger = logging.getLogger(__name__)
@@ -88,7 +88,10 @@ def prepare(options: DataDirsOptions, out: Path) -> None:
 def _checked(path: Path) -> DataDir:
     has_features = (path / "feats.scp").exists()
     # Commands in wav.scp are not run here; the features stage asks for --allow-pipes.
-    problems = validate_data_dir(path, need_audio=not has_features, allow_pipes=True)
+    # An empty transcript spoils one utterance only: training leaves it out and lists it.
+    problems = validate_data_dir(
+        path, need_audio=not has_features, allow_empty_text=True, allow_pipes=True
+    )
     if problems:
         listed = "\n  ".join(str(problem) for problem in problems[:_PROBLEMS_SHOWN])
         raise DataError(
@@ -96,4 +99,12 @@ def _checked(path: Path) -> DataDir:
             where=path,
             remedy=f"`mariana-asr validate {path}` lists all, with --fix it mends what it can",
         )
-    return read_data_dir(path)
+    data = read_data_dir(path)
+    if empty := sorted(utterance for utterance, words in data.text.items() if not words):
+        logger.warning(
+            "%s: %s with an empty transcript: %s",
+            path / "text",
+            counted(len(empty), "utterance"),
+            summarise(empty),
+        )
+    return data
