@@ -29,15 +29,34 @@ def an4(corpora: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, 
     return exp / "an4", train(RECIPES / "an4" / "recipe.yaml", exp)
 
 
-def test_an4_monophones_are_near_kaldis(an4: tuple[Path, Rates]) -> None:
-    """Kaldi has 12.03% on the same recordings, scored in the same way."""
-    assert an4[1]["mono", "test"] <= 12.9
+AN4_SYSTEMS = ("mono", "tri1", "tri2", "tri3", "dnn")
 
 
-def test_an4_network_is_clearly_better_than_its_gmm(an4: tuple[Path, Rates]) -> None:
+def test_an4_has_the_whole_ladder(an4: tuple[Path, Rates]) -> None:
+    folder, rates = an4
+    assert rates.keys() == {(s, tuned_on) for s in AN4_SYSTEMS for tuned_on in ("dev", "test")}
+    assert (folder / "tri3" / "unadapted.txt").read_text() == ""
+    for stage in (*AN4_SYSTEMS[:-1], "ali/train", "ali/dev"):
+        assert (folder / stage / "skipped.txt").read_text() == "", stage
+
+
+@pytest.mark.parametrize(
+    ("system", "highest"), [("mono", 13.5), ("tri1", 11.5), ("tri2", 11.5), ("tri3", 8.5)]
+)
+def test_an4_gmms_are_near_kaldis(an4: tuple[Path, Rates], system: str, highest: float) -> None:
+    """Kaldi has 12.03, 9.96, 10.09 and 6.34% on the same recordings, scored in the same way.
+
+    It trains on the 74 speakers of whom the recipe holds 7 out, and one error is 0.13%.
+    """
+    assert an4[1][system, "test"] <= highest
+
+
+@pytest.mark.parametrize("tuned_on", ["dev", "test"])
+def test_an4_adaptation_and_the_network_help(an4: tuple[Path, Rates], tuned_on: str) -> None:
     rates = an4[1]
-    assert rates["dnn", "dev"] < 0.95 * rates["mono", "dev"]
-    assert rates["dnn", "test"] < 0.95 * rates["mono", "test"]
+    assert rates["tri3", tuned_on] < 0.8 * rates["mono", tuned_on]
+    assert rates["tri3", tuned_on] < min(rates["tri1", tuned_on], rates["tri2", tuned_on])
+    assert rates["dnn", tuned_on] < 0.95 * rates["mono", tuned_on]
 
 
 def test_an4_by_shell_commands_gives_the_recipes_results(
