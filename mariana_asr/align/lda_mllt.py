@@ -15,7 +15,7 @@ from mariana_asr.align.triphone import TriphoneOptions, TriphoneTraining, run_tr
 from mariana_asr.corpus.datadir import DataDir
 from mariana_asr.features.front_end import FrontEnd
 from mariana_asr.features.linear import compose_affine
-from mariana_asr.features.transform import TransformOptions
+from mariana_asr.features.transform import SpliceTransformOptions
 from mariana_asr.lang.langdir import Lang
 
 
@@ -26,7 +26,7 @@ class LdaMlltOptions(TriphoneOptions):
     """Values a frame that LDA keeps."""
     mllt_iters: tuple[int, ...] = (2, 4, 6, 12)
     """Iterations that estimate MLLT."""
-    transform: TransformOptions = TransformOptions(splice_left=4, splice_right=4)
+    transform: SpliceTransformOptions = SpliceTransformOptions()
     """Normalisation and splicing of the features, before LDA."""
 
     @model_validator(mode="after")

@@ -16,7 +16,7 @@ from mariana_asr.align.viterbi import BeamOptions
 from mariana_asr.corpus.datadir import DataDir
 from mariana_asr.errors import FormatError, StageError
 from mariana_asr.features.front_end import FrontEnd
-from mariana_asr.features.transform import TransformOptions
+from mariana_asr.features.transform import DeltaTransformOptions
 from mariana_asr.kaldi import kaldi_hmm_gmm
 from mariana_asr.lang.langdir import Lang
 from mariana_asr.parallel import WorkerPool
@@ -42,7 +42,7 @@ class MonoOptions(GmmTrainingOptions):
     )
     # fmt: on
     """Iterations that begin with an alignment; iteration 0 is the flat start."""
-    transform: TransformOptions = TransformOptions(delta_order=2)
+    transform: DeltaTransformOptions = DeltaTransformOptions()
     """Normalisation and deltas of the features."""
 
     @model_validator(mode="after")

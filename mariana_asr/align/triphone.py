@@ -23,7 +23,7 @@ from mariana_asr.align.viterbi import BeamOptions
 from mariana_asr.corpus.datadir import DataDir
 from mariana_asr.errors import RecipeError, summarise
 from mariana_asr.features.front_end import FrontEnd
-from mariana_asr.features.transform import TransformOptions
+from mariana_asr.features.transform import DeltaTransformOptions
 from mariana_asr.lang.langdir import Lang
 from mariana_asr.parallel import WorkerPool
 from mariana_asr.skipped import Skipped
@@ -63,7 +63,7 @@ class TriphoneOptions(GmmTrainingOptions, TreeOptions):
 class DeltasOptions(TriphoneOptions):
     """Options of triphones on features with deltas, as in steps/train_deltas.sh."""
 
-    transform: TransformOptions = TransformOptions(delta_order=2)
+    transform: DeltaTransformOptions = DeltaTransformOptions()
     """Normalisation and deltas of the features."""
 
 

@@ -91,6 +91,9 @@ class FrontEnd:
         Raises:
             FormatError: It takes another dimension.
         """
+        # With other defaults it is the same transform.
+        plain = TransformOptions(**self.transform.model_dump())
+        object.__setattr__(self, "transform", plain)
         given = self.transform.dim(self.feature_dim)
         if self.matrix is not None and self.matrix.shape[1] not in (given, given + 1):
             raise FormatError(

@@ -1,6 +1,6 @@
 """Normalisation, and deltas or neighbouring frames, applied to features as they are read."""
 
-from typing import Literal, Self
+from typing import Any, Literal, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -38,6 +38,12 @@ class TransformOptions(Options):
     splice_right: int = Field(default=0, ge=0)
     """Frames after each frame that are joined to it."""
 
+    @model_validator(mode="before")
+    @classmethod
+    def _take_over(cls, value: Any) -> Any:
+        """Take options with other defaults for what they are."""
+        return value.model_dump() if isinstance(value, TransformOptions) else value
+
     @model_validator(mode="after")
     def _check(self) -> Self:
         if self.norm_vars and not self.norm_means:
@@ -69,6 +75,22 @@ class TransformOptions(Options):
     def dim(self, feature_dim: int) -> int:
         """Values a frame after the transform, for so many before."""
         return feature_dim * self.copies
+
+
+class DeltaTransformOptions(TransformOptions):
+    """Normalisation and deltas."""
+
+    delta_order: int = Field(default=2, ge=0)
+    """How many orders of deltas to append."""
+
+
+class SpliceTransformOptions(TransformOptions):
+    """Normalisation and neighbouring frames."""
+
+    splice_left: int = Field(default=4, ge=0)
+    """Frames before each frame that are joined to it, in the place of deltas."""
+    splice_right: int = Field(default=4, ge=0)
+    """Frames after each frame that are joined to it."""
 
 
 def transform_features(

@@ -4,7 +4,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from mariana_asr.features.transform import TransformOptions
+from mariana_asr.features.transform import DeltaTransformOptions
 from mariana_asr.options import Options
 
 
@@ -33,5 +33,5 @@ class DnnOptions(Options):
     """Frames before the centre frame that the network sees; Kaldi's --splice=5."""
     right_context: int = Field(default=5, ge=0)
     """Frames after the centre frame that the network sees; Kaldi's --splice=5."""
-    transform: TransformOptions = TransformOptions(delta_order=2)
+    transform: DeltaTransformOptions = DeltaTransformOptions()
     """CMVN and deltas between the features and the window."""

@@ -12,6 +12,8 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from mariana_asr.align.lda_mllt import LdaMlltOptions
+from mariana_asr.align.mono import MonoOptions
 from mariana_asr.archives import ArchiveWriter, read_matrix, read_script
 from mariana_asr.corpus.datadir import DataDir
 from mariana_asr.errors import DataError, FormatError, RecipeError
@@ -312,3 +314,12 @@ def test_a_matrix_of_another_model_is_an_error(data: DataDir, tmp_path: Path) ->
     (tmp_path / "final.mat").unlink()
     with pytest.raises(FormatError, match=r"final\.mat"):
         FrontEnd.load(tmp_path)
+
+
+def test_one_option_of_a_transform_leaves_the_others_at_their_defaults(data: DataDir) -> None:
+    deltas = validated(MonoOptions, {"transform": {"norm_vars": True}}, "recipe.yaml").transform
+    assert (deltas.delta_order, deltas.norm_vars) == (2, True)
+    spliced = validated(LdaMlltOptions, {"transform": {"splice_left": 3}}, "recipe.yaml").transform
+    assert (spliced.splice_left, spliced.splice_right, spliced.delta_order) == (3, 4, 0)
+    plain = TransformOptions(delta_order=2, norm_vars=True)
+    assert FrontEnd.of(data, deltas) == FrontEnd.of(data, plain)
