@@ -22,6 +22,7 @@ from mariana_asr.align.aligner import (
 from mariana_asr.align.alignment_files import SCORES_FILE, AlignmentWriter
 from mariana_asr.align.fmllr import FmllrResult, estimate_speakers
 from mariana_asr.align.gmm import DiagGmms
+from mariana_asr.align.gmm_training import remove_system
 from mariana_asr.align.model_io import read_gmm_model, read_transition_model
 from mariana_asr.align.phone_tables import check_phones
 from mariana_asr.align.sat import UNADAPTED_MODEL, report_unadapted
@@ -131,6 +132,8 @@ def align(
     front_end.check(data.path)
     report_oov_words(data, lang)
     out_dir.mkdir(parents=True, exist_ok=True)
+    if not out_dir.samefile(model_dir):
+        remove_system(out_dir)
 
     skipped = Skipped("alignment")
     chunks = list(split_in_chunks(data, usable_utterances(data, front_end.transform, skipped)))

@@ -30,7 +30,7 @@ from mariana_asr.skipped import Skipped
 
 logger = logging.getLogger(__name__)
 
-_OUTPUTS = ("final.*", "trans.*", "ali.*.gz", "*_opts", FRONT_END_FILE)
+_OUTPUTS = ("final.*", "trans.*", "unadapted.txt", "ali.*.gz", "*_opts", FRONT_END_FILE)
 """Files of a system, of any kind."""
 
 
@@ -97,8 +97,7 @@ class GmmTraining:
         self.options = options
         self._log_file = out_dir / "log.jsonl"
         self._random = np.random.default_rng(options.seed)
-        for old in [path for pattern in _OUTPUTS for path in out_dir.glob(pattern)]:
-            old.unlink()
+        remove_system(out_dir)
         write_text(self._log_file, "")
 
     def pass_model(self) -> PassModel:
@@ -198,6 +197,12 @@ class GmmTraining:
             entry["log_likelihood_per_frame"],
             entry["gaussians"],
         )
+
+
+def remove_system(folder: Path) -> None:
+    """Remove a system of GMMs, so that its files are never taken for those of the next one."""
+    for old in [path for pattern in _OUTPUTS for path in folder.glob(pattern)]:
+        old.unlink()
 
 
 def write_system(

@@ -95,6 +95,23 @@ def test_a_speaker_without_a_transform_is_listed(systems: Path, tmp_path: Path) 
     assert all(reason == "no fMLLR transform of its speaker bob" for reason in skipped.values())
 
 
+def test_a_folder_of_alignments_is_a_system_of_the_last_model(
+    systems: Path, tmp_path: Path
+) -> None:
+    """What an adapted model leaves there must not make the next one an adapted one."""
+    align(systems, "sat", tmp_path, "-j", 1, "fmllr.min_count=1e9")
+    assert (tmp_path / "final.alimdl").exists()
+    assert read_table(tmp_path / "unadapted.txt").keys() == {"ann", "bob"}
+    align(systems, "mono", tmp_path, "-j", 1)
+    assert not list(tmp_path.glob("trans.*"))
+    assert not (tmp_path / "unadapted.txt").exists()
+    assert "16 utterances aligned" in align(systems, str(tmp_path), tmp_path / "again", "-j", 1)
+    # A model may be aligned with where it is.
+    shutil.copytree(systems / "sat", tmp_path / "sat")
+    align(systems, str(tmp_path / "sat"), tmp_path / "sat", "-j", 1, "fmllr.min_count=50")
+    assert (tmp_path / "sat/final.alimdl").exists()
+
+
 def test_a_network_aligns_and_another_one_learns_from_it(systems: Path, tmp_path: Path) -> None:
     output = align(systems, "dnn", tmp_path / "ali", "-j", 1, "prior_scale=0.5")
     assert "16 utterances aligned, 0 failed" in output
