@@ -43,7 +43,7 @@ def test_the_rungs_of_the_ladder_are_commands(folder: Path) -> None:
         ("train-deltas", "beam=50", "retry_beam must be above beam (50), or 0 for no retry"),
         ("train-deltas", "questions=nowhere.int", "nowhere.int: no such file"),
         ("train-lda-mllt", "dim=500", "LDA to 500 dimensions of features of 117"),
-        ("train-lda-mllt", "transform.delta_order=2", "LDA takes spliced features, not deltas"),
+        ("train-lda-mllt", "transform.delta_order=2", "transform: deltas (delta_order) and splic"),
         ("train-sat", "fmllr.update_type=whole", "fmllr.update_type: 'whole' given"),
         ("train-sat", "transform.delta_order=2", "transform: unknown key"),
     ],
