@@ -8,13 +8,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from mariana_asr.align.gmm_training import GmmTrainingOptions
-from mariana_asr.align.lda_mllt import LdaMlltOptions, train_lda_mllt
-from mariana_asr.align.model_io import read_transition_model
-from mariana_asr.align.mono import MonoOptions, train_mono
-from mariana_asr.align.sat import SatOptions, train_sat
-from mariana_asr.align.tree_io import read_tree
-from mariana_asr.align.triphone import DeltasOptions, train_deltas
+from mariana_asr.align.formats.model_io import read_transition_model
+from mariana_asr.align.formats.tree_io import read_tree
+from mariana_asr.align.training.iterations import GmmTrainingOptions
+from mariana_asr.align.training.lda_mllt import LdaMlltOptions, train_lda_mllt
+from mariana_asr.align.training.mono import MonoOptions, train_mono
+from mariana_asr.align.training.sat import SatOptions, train_sat
+from mariana_asr.align.training.triphone import DeltasOptions, train_deltas
 from mariana_asr.corpus.datadir import DataDir, read_data_dir
 from mariana_asr.corpus.prepare import An4Options, prepare_corpus
 from mariana_asr.decode.decoder import decode

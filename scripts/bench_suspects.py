@@ -19,7 +19,7 @@ import click
 from benchmark_record import begin_record, finish_record, markdown_table
 
 from mariana_asr.align.alignment import AlignOptions, align
-from mariana_asr.align.suspects import SUSPECTS_JSON
+from mariana_asr.align.output.suspects import SUSPECTS_JSON
 from mariana_asr.corpus.datadir import DataDir, read_data_dir
 from mariana_asr.lang.langdir import Lang, read_lang
 from mariana_asr.parallel import available_cores

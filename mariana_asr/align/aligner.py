@@ -8,13 +8,13 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
 
-from mariana_asr.align.fmllr import FmllrOptions, FmllrStats, accumulate_speakers
-from mariana_asr.align.gmm import DiagGmms
-from mariana_asr.align.gmm_device import DeviceName
+from mariana_asr.align.formats.model_io import read_transition_model
+from mariana_asr.align.formats.tree_io import read_tree
+from mariana_asr.align.gmm.device import DeviceName
+from mariana_asr.align.gmm.gaussians import DiagGmms
 from mariana_asr.align.graphs import GraphCompiler
-from mariana_asr.align.model_io import read_transition_model
 from mariana_asr.align.phone_tables import speech_transition_ids
-from mariana_asr.align.tree_io import read_tree
+from mariana_asr.align.transforms.fmllr import FmllrOptions, FmllrStats, accumulate_speakers
 from mariana_asr.align.utterances import GmmAcousticModel, HasLogLikelihoods, TransitionScores
 from mariana_asr.align.viterbi import AlignedPath, BeamOptions, ScaleOptions
 from mariana_asr.corpus.datadir import DataDir

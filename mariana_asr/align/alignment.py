@@ -11,7 +11,6 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from mariana_asr.align.aligned_utterance import frame_shift_seconds
 from mariana_asr.align.aligner import (
     AlignmentScales,
     ChunkResult,
@@ -19,14 +18,15 @@ from mariana_asr.align.aligner import (
     chunk_speaker_stats,
     load_aligner,
 )
-from mariana_asr.align.alignment_files import SCORES_FILE, AlignmentWriter
-from mariana_asr.align.fmllr import FmllrResult, estimate_speakers
-from mariana_asr.align.gmm import DiagGmms
-from mariana_asr.align.gmm_training import remove_system
-from mariana_asr.align.model_io import read_gmm_model, read_transition_model
+from mariana_asr.align.formats.model_io import read_gmm_model, read_transition_model
+from mariana_asr.align.gmm.gaussians import DiagGmms
+from mariana_asr.align.output.aligned_utterance import frame_shift_seconds
+from mariana_asr.align.output.alignment_files import SCORES_FILE, AlignmentWriter
+from mariana_asr.align.output.suspects import SUSPECTS_TABLE, SuspectFinder, SuspectOptions
 from mariana_asr.align.phone_tables import check_phones
-from mariana_asr.align.sat import UNADAPTED_MODEL, report_unadapted
-from mariana_asr.align.suspects import SUSPECTS_TABLE, SuspectFinder, SuspectOptions
+from mariana_asr.align.training.iterations import remove_system
+from mariana_asr.align.training.sat import UNADAPTED_MODEL, report_unadapted
+from mariana_asr.align.transforms.fmllr import FmllrResult, estimate_speakers
 from mariana_asr.align.utterances import (
     GmmAcousticModel,
     HasLogLikelihoods,

@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mariana_asr.align.model_io import TransitionModel
-from mariana_asr.align.tree_io import ContextDependency
+from mariana_asr.align.formats.model_io import TransitionModel
+from mariana_asr.align.formats.tree_io import ContextDependency
 from mariana_asr.errors import DataError, FormatError
 from mariana_asr.kaldi import kaldi_hmm_gmm, kaldifst
 from mariana_asr.lang.fst_arrays import from_fst, read_fst, to_fst

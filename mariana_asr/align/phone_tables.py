@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from mariana_asr.align.model_io import TransitionModel, read_transition_model
+from mariana_asr.align.formats.model_io import TransitionModel, read_transition_model
 from mariana_asr.errors import FormatError, summarise
 from mariana_asr.lang.langdir import Lang, read_symbol_table
 

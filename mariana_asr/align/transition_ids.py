@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from mariana_asr.align.model_io import TransitionModel, transition_id_to_pdf
+from mariana_asr.align.formats.model_io import TransitionModel, transition_id_to_pdf
 from mariana_asr.archives import iterate_int_vectors
 from mariana_asr.errors import FormatError
 

@@ -10,10 +10,10 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from mariana_asr.align.gmm import DiagGmms
-from mariana_asr.align.gmm_device import DeviceName, find_gpu, on_device
+from mariana_asr.align.formats.model_io import TransitionModel, read_gmm_model, transition_id_to_pdf
+from mariana_asr.align.gmm.device import DeviceName, find_gpu, on_device
+from mariana_asr.align.gmm.gaussians import DiagGmms
 from mariana_asr.align.graphs import TrainingGraph
-from mariana_asr.align.model_io import TransitionModel, read_gmm_model, transition_id_to_pdf
 from mariana_asr.align.viterbi import (
     AlignedPath,
     BeamOptions,

@@ -6,8 +6,8 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field, model_validator
 
+from mariana_asr.align.formats.model_io import TransitionModel
 from mariana_asr.align.graphs import TrainingGraph
-from mariana_asr.align.model_io import TransitionModel
 from mariana_asr.kaldi import kaldi_hmm_gmm, kaldifst
 from mariana_asr.options import Options
 

@@ -4,8 +4,8 @@ from pathlib import Path
 
 import click
 
-from mariana_asr.align.model_io import read_transition_model
-from mariana_asr.align.tree_io import read_tree
+from mariana_asr.align.formats.model_io import read_transition_model
+from mariana_asr.align.formats.tree_io import read_tree
 from mariana_asr.cli.arguments import assignments_argument, existing_dir, new_path
 from mariana_asr.lang.graph import make_graph
 from mariana_asr.lang.options import GraphOptions

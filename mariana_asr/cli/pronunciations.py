@@ -4,7 +4,10 @@ from pathlib import Path
 
 import click
 
-from mariana_asr.align.pronunciations import PronunciationOptions, learn_pronunciations
+from mariana_asr.align.pronunciations.probabilities import (
+    PronunciationOptions,
+    learn_pronunciations,
+)
 from mariana_asr.cli.arguments import (
     assignments_argument,
     existing_dir,

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import click
 
-from mariana_asr.align.lda_mllt import LdaMlltOptions, train_lda_mllt
+from mariana_asr.align.training.lda_mllt import LdaMlltOptions, train_lda_mllt
 from mariana_asr.cli.arguments import assignments_argument, existing_dir, jobs_option, new_path
 from mariana_asr.corpus.datadir import read_data_dir
 from mariana_asr.lang.langdir import read_lang

@@ -12,8 +12,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from mariana_asr.align.fmllr import FmllrOptions, FmllrResult, FmllrStats, estimate_fmllr
-from mariana_asr.align.gmm import DiagGmms
+from mariana_asr.align.gmm.gaussians import DiagGmms
+from mariana_asr.align.transforms.fmllr import FmllrOptions, FmllrResult, FmllrStats, estimate_fmllr
 from mariana_asr.corpus.datadir import DataDir
 from mariana_asr.decode.graph import Graph, read_silence_phones
 from mariana_asr.decode.lattice import Lattice

@@ -12,8 +12,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Protocol
 
-from mariana_asr.align.fmllr import FmllrResult
-from mariana_asr.align.sat import UNADAPTED_FILE, report_unadapted
+from mariana_asr.align.training.sat import UNADAPTED_FILE, report_unadapted
+from mariana_asr.align.transforms.fmllr import FmllrResult
 from mariana_asr.corpus.datadir import DataDir
 from mariana_asr.decode.adaptation import SpeakerDecoder
 from mariana_asr.decode.graph import read_graph, read_silence_phones

@@ -7,7 +7,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import IO, Self
 
-from mariana_asr.align.fmllr import FmllrResult
+from mariana_asr.align.transforms.fmllr import FmllrResult
 from mariana_asr.decode.options import DecodeOptions
 from mariana_asr.errors import DataError
 from mariana_asr.files import atomic_file

@@ -7,14 +7,14 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from mariana_asr.align.gmm import DiagGmms
-from mariana_asr.align.model_io import (
+from mariana_asr.align.formats.model_io import (
     TransitionModel,
     read_gmm_model,
     read_transition_model,
     transition_id_to_pdf,
 )
-from mariana_asr.align.sat import UNADAPTED_MODEL
+from mariana_asr.align.gmm.gaussians import DiagGmms
+from mariana_asr.align.training.sat import UNADAPTED_MODEL
 from mariana_asr.align.utterances import GmmAcousticModel
 from mariana_asr.errors import FormatError
 from mariana_asr.features.front_end import FrontEnd

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
-from mariana_asr.align.model_io import read_gmm_model, read_transition_model
+from mariana_asr.align.formats.model_io import read_gmm_model, read_transition_model
 from mariana_asr.align.transition_ids import read_alignments
 from mariana_asr.archives import iterate_matrices, read_int_vectors
 from mariana_asr.corpus.audio import open_audio_info

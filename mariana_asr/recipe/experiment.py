@@ -15,13 +15,13 @@ from pathlib import Path
 import yaml
 
 from mariana_asr.align.alignment import align
-from mariana_asr.align.lda_mllt import train_lda_mllt
-from mariana_asr.align.model_io import read_transition_model
-from mariana_asr.align.mono import train_mono
-from mariana_asr.align.pronunciations import learn_pronunciations
-from mariana_asr.align.sat import train_sat
-from mariana_asr.align.tree_io import read_tree
-from mariana_asr.align.triphone import train_deltas
+from mariana_asr.align.formats.model_io import read_transition_model
+from mariana_asr.align.formats.tree_io import read_tree
+from mariana_asr.align.pronunciations.probabilities import learn_pronunciations
+from mariana_asr.align.training.lda_mllt import train_lda_mllt
+from mariana_asr.align.training.mono import train_mono
+from mariana_asr.align.training.sat import train_sat
+from mariana_asr.align.training.triphone import train_deltas
 from mariana_asr.corpus.datadir import DataDir, read_data_dir
 from mariana_asr.corpus.prepare import check_corpus, corpus_files, prepare_corpus
 from mariana_asr.decode.decoder import decode

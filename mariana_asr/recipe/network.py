@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from mariana_asr.align.model_io import read_transition_model, transition_id_to_pdf
+from mariana_asr.align.formats.model_io import read_transition_model, transition_id_to_pdf
 from mariana_asr.align.transition_ids import check_transition_ids, read_alignments
 from mariana_asr.corpus.datadir import DataDir
 from mariana_asr.engine.frame_store import FrameStore

@@ -7,11 +7,11 @@ from typing import Annotated
 from pydantic import BeforeValidator, Field, field_validator, model_validator
 
 from mariana_asr.align.alignment import AlignOptions
-from mariana_asr.align.lda_mllt import LdaMlltOptions
-from mariana_asr.align.mono import MonoOptions
-from mariana_asr.align.pronunciations import PronunciationOptions
-from mariana_asr.align.sat import SatOptions
-from mariana_asr.align.triphone import DeltasOptions
+from mariana_asr.align.pronunciations.probabilities import PronunciationOptions
+from mariana_asr.align.training.lda_mllt import LdaMlltOptions
+from mariana_asr.align.training.mono import MonoOptions
+from mariana_asr.align.training.sat import SatOptions
+from mariana_asr.align.training.triphone import DeltasOptions
 from mariana_asr.corpus.prepare import PreparerOptions
 from mariana_asr.decode.options import DecodeOptions
 from mariana_asr.engine.options import TrainOptions

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from mariana_asr.align.segments import PhoneSegment
+from mariana_asr.align.output.segments import PhoneSegment
 from mariana_asr.lang.langdir import Lang
 
 

@@ -3,7 +3,7 @@
 import numpy as np
 from small_gmms import log_densities
 
-from mariana_asr.align.gmm import DiagGmms
+from mariana_asr.align.gmm.gaussians import DiagGmms
 
 
 def plain_statistics(

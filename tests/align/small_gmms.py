@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from mariana_asr.align.gmm import DiagGmms, offsets_of
+from mariana_asr.align.gmm.gaussians import DiagGmms, offsets_of
 
 COUNTS = [2, 1, 4, 3]
 

@@ -12,7 +12,7 @@ from made_trees import (
     speak,
 )
 
-from mariana_asr.align.conversion import AlignmentConverter
+from mariana_asr.align.training.conversion import AlignmentConverter
 from mariana_asr.align.tree.building import TreeOptions, build_tree
 from mariana_asr.errors import DataError, FormatError
 from mariana_asr.kaldi import kaldi_hmm_gmm as khg

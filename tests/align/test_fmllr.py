@@ -4,16 +4,16 @@ import numpy as np
 import pytest
 from small_gmms import log_likelihood, random_gmms, sample, slow_posteriors
 
-from mariana_asr.align.fmllr import (
+from mariana_asr.align.formats.model_io import read_gmm_model, transition_id_to_pdf
+from mariana_asr.align.gmm.estimation import GmmStats
+from mariana_asr.align.gmm.gaussians import DiagGmms
+from mariana_asr.align.transforms.fmllr import (
     FmllrOptions,
     FmllrStats,
     accumulate_speakers,
     estimate_fmllr,
 )
-from mariana_asr.align.gmm import DiagGmms
-from mariana_asr.align.gmm_estimation import GmmStats
-from mariana_asr.align.model_io import read_gmm_model, transition_id_to_pdf
-from mariana_asr.align.second_moments import unpack_symmetric
+from mariana_asr.align.transforms.second_moments import unpack_symmetric
 from mariana_asr.archives import iterate_matrices, read_int_vectors
 from mariana_asr.features.front_end import FrontEnd, TransformOptions
 from mariana_asr.features.linear import apply_linear, compose_affine, read_matrix_file

@@ -7,15 +7,15 @@ import pytest
 from plain_statistics import plain_statistics
 from small_gmms import random_gmms
 
-from mariana_asr.align import gmm_estimation
-from mariana_asr.align.gmm import DiagGmms
-from mariana_asr.align.gmm_estimation import (
+from mariana_asr.align.gmm import estimation as gmm_estimation
+from mariana_asr.align.gmm.estimation import (
     GmmStats,
     MleOptions,
     mle_update,
     split_by_count,
     split_targets,
 )
+from mariana_asr.align.gmm.gaussians import DiagGmms
 from mariana_asr.kaldi import kaldi_hmm_gmm as khg
 
 COUNTS = [1, 4, 2, 7, 1]

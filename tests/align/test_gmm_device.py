@@ -9,10 +9,10 @@ import torch
 from plain_statistics import plain_statistics
 from small_gmms import log_densities, random_gmms, sample
 
-from mariana_asr.align import gmm_device
-from mariana_asr.align.gmm import DiagGmms
-from mariana_asr.align.gmm_device import DeviceGmms, find_gpu, on_device
-from mariana_asr.align.gmm_estimation import GmmStats
+from mariana_asr.align.gmm import device as gmm_device
+from mariana_asr.align.gmm.device import DeviceGmms, find_gpu, on_device
+from mariana_asr.align.gmm.estimation import GmmStats
+from mariana_asr.align.gmm.gaussians import DiagGmms
 from mariana_asr.errors import StageError
 
 COUNTS = [3, 1, 17, 3, 1, 19, 70, 5, 2]
@@ -156,7 +156,7 @@ def test_the_gpu_is_taken_where_there_is_one(gmms):
 def test_torch_is_not_imported_where_no_gpu_can_be():
     program = (
         "import sys\n"
-        "from mariana_asr.align import gmm_device, gmm_estimation\n"
+        "from mariana_asr.align.gmm import device as gmm_device, estimation as gmm_estimation\n"
         "gmm_device._has_driver = lambda: False\n"
         "assert gmm_device.find_gpu('auto') is gmm_device.find_gpu('cpu') is None\n"
         "assert 'torch' not in sys.modules\n"

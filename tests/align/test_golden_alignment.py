@@ -9,7 +9,7 @@ import pytest
 from an4_speech import write_an4
 
 from mariana_asr.align.alignment import align
-from mariana_asr.align.model_io import read_transition_model
+from mariana_asr.align.formats.model_io import read_transition_model
 from mariana_asr.align.transition_ids import alignment_to_pdfs, read_alignments
 from mariana_asr.corpus.datadir import DataDir
 from mariana_asr.errors import FormatError

@@ -7,12 +7,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from mariana_asr.align.lda_mllt import LdaMlltOptions, train_lda_mllt
-from mariana_asr.align.model_io import read_gmm_model, read_transition_model
-from mariana_asr.align.mono import MonoOptions, train_mono
-from mariana_asr.align.sat import SatOptions, train_sat
+from mariana_asr.align.formats.model_io import read_gmm_model, read_transition_model
+from mariana_asr.align.training.lda_mllt import LdaMlltOptions, train_lda_mllt
+from mariana_asr.align.training.mono import MonoOptions, train_mono
+from mariana_asr.align.training.sat import SatOptions, train_sat
+from mariana_asr.align.training.triphone import DeltasOptions, train_deltas
 from mariana_asr.align.transition_ids import alignment_to_phones, read_alignments
-from mariana_asr.align.triphone import DeltasOptions, train_deltas
 from mariana_asr.corpus.datadir import DataDir
 from mariana_asr.features.front_end import FrontEnd
 from mariana_asr.features.linear import read_matrix_file, read_speaker_transforms

@@ -5,8 +5,8 @@ import logging
 import numpy as np
 import pytest
 
-from mariana_asr.align.lda import LdaStats, estimate_lda
-from mariana_asr.align.model_io import read_gmm_model, transition_id_to_pdf
+from mariana_asr.align.formats.model_io import read_gmm_model, transition_id_to_pdf
+from mariana_asr.align.transforms.lda import LdaStats, estimate_lda
 from mariana_asr.archives import read_int_vectors
 from mariana_asr.errors import StageError
 from mariana_asr.features.front_end import FrontEnd, TransformOptions

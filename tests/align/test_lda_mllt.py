@@ -11,9 +11,9 @@ from coloured_speech import PLAIN, SPLICED, Coloured, coloured
 from made_speech import DIM, phone_accuracy, write_data_dir
 from pydantic import ValidationError
 
-from mariana_asr.align.lda_mllt import LdaMlltOptions, train_lda_mllt
-from mariana_asr.align.model_io import read_gmm_model, transition_id_to_pdf
-from mariana_asr.align.mono import MonoOptions, train_mono
+from mariana_asr.align.formats.model_io import read_gmm_model, transition_id_to_pdf
+from mariana_asr.align.training.lda_mllt import LdaMlltOptions, train_lda_mllt
+from mariana_asr.align.training.mono import MonoOptions, train_mono
 from mariana_asr.align.transition_ids import read_alignments
 from mariana_asr.archives import read_matrix, write_int_vectors
 from mariana_asr.corpus.datadir import DataDir

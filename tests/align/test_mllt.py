@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 from small_gmms import COUNTS, log_likelihood, random_gmms, sample, slow_posteriors
 
-from mariana_asr.align.gmm import DiagGmms
-from mariana_asr.align.mllt import MlltStats, estimate_mllt, transform_means
-from mariana_asr.align.model_io import read_gmm_model, transition_id_to_pdf
-from mariana_asr.align.second_moments import unpack_symmetric, weighted_second_moments
+from mariana_asr.align.formats.model_io import read_gmm_model, transition_id_to_pdf
+from mariana_asr.align.gmm.gaussians import DiagGmms
+from mariana_asr.align.transforms.mllt import MlltStats, estimate_mllt, transform_means
+from mariana_asr.align.transforms.second_moments import unpack_symmetric, weighted_second_moments
 from mariana_asr.archives import iterate_matrices, read_int_vectors
 from mariana_asr.errors import StageError
 from mariana_asr.features.front_end import FrontEnd, TransformOptions

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from mariana_asr.align.model_io import (
+from mariana_asr.align.formats.model_io import (
     read_gmm_model,
     read_transition_model,
     read_tree,

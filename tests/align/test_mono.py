@@ -10,8 +10,8 @@ import pytest
 from made_speech import phone_accuracy, write_data_dir
 from pydantic import ValidationError
 
-from mariana_asr.align.model_io import read_gmm_model, read_tree
-from mariana_asr.align.mono import MonoOptions, train_mono
+from mariana_asr.align.formats.model_io import read_gmm_model, read_tree
+from mariana_asr.align.training.mono import MonoOptions, train_mono
 from mariana_asr.align.transition_ids import read_alignments
 from mariana_asr.archives import ArchiveWriter, read_matrix
 from mariana_asr.errors import DataError, StageError

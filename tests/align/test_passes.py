@@ -12,14 +12,15 @@ from made_speech import DIM, Made
 from plain_statistics import plain_statistics
 from small_gmms import slow_posteriors
 
-from mariana_asr.align import fmllr, utterances
-from mariana_asr.align.fmllr import FmllrOptions, FmllrStats, estimate_fmllr
-from mariana_asr.align.gmm import DiagGmms
+from mariana_asr.align import utterances
+from mariana_asr.align.formats.model_io import read_gmm_model, transition_id_to_pdf
+from mariana_asr.align.formats.tree_io import read_tree
+from mariana_asr.align.gmm.gaussians import DiagGmms
 from mariana_asr.align.graphs import GraphCompiler
-from mariana_asr.align.mllt import MlltStats
-from mariana_asr.align.model_io import read_gmm_model, transition_id_to_pdf
-from mariana_asr.align.mono import MonoOptions, train_mono
-from mariana_asr.align.passes import (
+from mariana_asr.align.phone_tables import speech_transition_ids
+from mariana_asr.align.training.corpus import TrainingCorpus
+from mariana_asr.align.training.mono import MonoOptions, train_mono
+from mariana_asr.align.training.passes import (
     PassModel,
     convert_pass,
     fmllr_pass,
@@ -30,15 +31,15 @@ from mariana_asr.align.passes import (
     tree_pass,
     unadapted_pass,
 )
-from mariana_asr.align.phone_tables import speech_transition_ids
-from mariana_asr.align.second_moments import unpack_symmetric
-from mariana_asr.align.training_corpus import TrainingCorpus
+from mariana_asr.align.transforms import fmllr
+from mariana_asr.align.transforms.fmllr import FmllrOptions, FmllrStats, estimate_fmllr
+from mariana_asr.align.transforms.mllt import MlltStats
+from mariana_asr.align.transforms.second_moments import unpack_symmetric
 from mariana_asr.align.transition_ids import alignment_to_phones, read_alignments
 from mariana_asr.align.tree.building import TreeOptions, build_tree
 from mariana_asr.align.tree.initial_model import initial_gmms
 from mariana_asr.align.tree.phones import PhoneTable
 from mariana_asr.align.tree.statistics import ABSENT
-from mariana_asr.align.tree_io import read_tree
 from mariana_asr.align.utterances import TransitionScores
 from mariana_asr.align.viterbi import BeamOptions, ScaleOptions
 from mariana_asr.archives import read_matrix, write_int_vectors

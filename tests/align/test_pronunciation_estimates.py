@@ -7,13 +7,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mariana_asr.align.pronunciation_counts import (
+from mariana_asr.align.pronunciations.counts import (
     BEGIN,
     END,
     PronunciationCounts,
     write_counts,
 )
-from mariana_asr.align.pronunciations import PronunciationOptions, estimate_pronunciations
+from mariana_asr.align.pronunciations.probabilities import (
+    PronunciationOptions,
+    estimate_pronunciations,
+)
 from mariana_asr.errors import DataError
 from mariana_asr.lang.dictionary import Dictionary, Pronunciation, read_dictionary, write_dictionary
 from mariana_asr.lang.options import LangOptions

@@ -13,22 +13,22 @@ import pytest
 from made_speech import PHONES, phone_accuracy
 
 from mariana_asr.align.alignment import align
+from mariana_asr.align.formats.model_io import read_transition_model
+from mariana_asr.align.formats.tree_io import read_tree
 from mariana_asr.align.graphs import GraphCompiler
-from mariana_asr.align.model_io import read_transition_model
-from mariana_asr.align.mono import MonoOptions, train_mono
-from mariana_asr.align.pronunciation_counts import (
+from mariana_asr.align.output.segments import WordAligner, phone_segments
+from mariana_asr.align.pronunciations.counts import (
     BEGIN,
     END,
     SilenceCounts,
     count_pronunciations,
 )
-from mariana_asr.align.pronunciations import (
+from mariana_asr.align.pronunciations.probabilities import (
     PronunciationOptions,
     learn_pronunciations,
 )
-from mariana_asr.align.segments import WordAligner, phone_segments
+from mariana_asr.align.training.mono import MonoOptions, train_mono
 from mariana_asr.align.transition_ids import read_alignments
-from mariana_asr.align.tree_io import read_tree
 from mariana_asr.archives import write_int_vectors
 from mariana_asr.corpus.datadir import DataDir
 from mariana_asr.errors import DataError, FormatError, StageError

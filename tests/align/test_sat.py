@@ -13,14 +13,14 @@ from made_speech import DIM, phone_accuracy, write_data_dir
 from plain_statistics import plain_statistics
 from pydantic import ValidationError
 
-from mariana_asr.align.fmllr import FmllrOptions
-from mariana_asr.align.lda_mllt import LdaMlltOptions, train_lda_mllt
-from mariana_asr.align.model_io import read_gmm_model, transition_id_to_pdf
-from mariana_asr.align.mono import MonoOptions, train_mono
-from mariana_asr.align.passes import fmllr_pass, unadapted_pass
-from mariana_asr.align.sat import SatOptions, train_sat
+from mariana_asr.align.formats.model_io import read_gmm_model, transition_id_to_pdf
+from mariana_asr.align.training.lda_mllt import LdaMlltOptions, train_lda_mllt
+from mariana_asr.align.training.mono import MonoOptions, train_mono
+from mariana_asr.align.training.passes import fmllr_pass, unadapted_pass
+from mariana_asr.align.training.sat import SatOptions, train_sat
+from mariana_asr.align.training.triphone import DeltasOptions, train_deltas
+from mariana_asr.align.transforms.fmllr import FmllrOptions
 from mariana_asr.align.transition_ids import read_alignments
-from mariana_asr.align.triphone import DeltasOptions, train_deltas
 from mariana_asr.archives import read_matrix, write_int_vectors
 from mariana_asr.corpus.datadir import DataDir
 from mariana_asr.errors import DataError, FormatError, RecipeError, StageError

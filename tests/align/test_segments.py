@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 from kaldi_words import an4_transcripts, by_word_boundary
 
-from mariana_asr.align.model_io import read_transition_model
-from mariana_asr.align.segments import (
+from mariana_asr.align.formats.model_io import read_transition_model
+from mariana_asr.align.output.segments import (
     PhoneSegment,
     PhoneSplitter,
     WordAligner,

@@ -9,12 +9,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from mariana_asr.align.aligned_utterance import AlignedUtterance, UtteranceSegmenter
 from mariana_asr.align.alignment import align
-from mariana_asr.align.measures import deviations, group_medians, worst_stretch
-from mariana_asr.align.model_io import GmmModel, read_gmm_model, transition_id_to_pdf
-from mariana_asr.align.segments import PhoneSegment, WordSegment
-from mariana_asr.align.suspects import Suspect, SuspectFinder, SuspectOptions
+from mariana_asr.align.formats.model_io import GmmModel, read_gmm_model, transition_id_to_pdf
+from mariana_asr.align.output.aligned_utterance import AlignedUtterance, UtteranceSegmenter
+from mariana_asr.align.output.measures import deviations, group_medians, worst_stretch
+from mariana_asr.align.output.segments import PhoneSegment, WordSegment
+from mariana_asr.align.output.suspects import Suspect, SuspectFinder, SuspectOptions
 from mariana_asr.align.transition_ids import read_alignments
 from mariana_asr.align.utterances import GmmAcousticModel
 from mariana_asr.corpus.datadir import DataDir, read_table

@@ -6,8 +6,13 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from mariana_asr.align.conversion import AlignmentConverter
-from mariana_asr.align.model_io import read_gmm_model, read_transition_model, transition_id_to_pdf
+from mariana_asr.align.formats.model_io import (
+    read_gmm_model,
+    read_transition_model,
+    transition_id_to_pdf,
+)
+from mariana_asr.align.formats.tree_io import read_tree, tree_to_bytes
+from mariana_asr.align.training.conversion import AlignmentConverter
 from mariana_asr.align.transition_ids import alignment_to_phones, read_alignments
 from mariana_asr.align.tree.building import TreeOptions, build_tree
 from mariana_asr.align.tree.clustering import objective
@@ -15,7 +20,6 @@ from mariana_asr.align.tree.initial_model import initial_gmms, pdfs_of_contexts
 from mariana_asr.align.tree.phones import PhoneTable
 from mariana_asr.align.tree.questions import cluster_phones, read_questions
 from mariana_asr.align.tree.statistics import TreeStats
-from mariana_asr.align.tree_io import read_tree, tree_to_bytes
 from mariana_asr.corpus.audio import read_audio
 from mariana_asr.features.deltas import add_deltas
 from mariana_asr.features.mfcc import MfccOptions, compute_mfcc

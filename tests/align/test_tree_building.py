@@ -8,14 +8,14 @@ from made_trees import SILENCE, SPEECH, made_stats, made_topology
 from plain_trees import plain_bottom_up, plain_split
 from pydantic import ValidationError
 
-from mariana_asr.align.model_io import transition_id_to_pdf
+from mariana_asr.align.formats.model_io import transition_id_to_pdf
+from mariana_asr.align.formats.tree_io import read_tree, write_tree
 from mariana_asr.align.tree.building import TreeOptions, build_event_map, build_tree, stub_map
 from mariana_asr.align.tree.event_map import EventNode
 from mariana_asr.align.tree.initial_model import initial_gmms, pdfs_of_contexts
 from mariana_asr.align.tree.questions import Questions, read_questions
 from mariana_asr.align.tree.splitting import SplitFinder, split_leaves
 from mariana_asr.align.tree.statistics import ABSENT, PDF_CLASS, TreeStats
-from mariana_asr.align.tree_io import read_tree, write_tree
 from mariana_asr.errors import DataError, FormatError
 from mariana_asr.kaldi import kaldi_hmm_gmm as khg
 from mariana_asr.lang.langdir import Root

@@ -14,13 +14,14 @@ from coloured_speech import PLAIN, Coloured, coloured
 from made_speech import DIM, phone_accuracy
 from pydantic import ValidationError
 
-from mariana_asr.align import gmm_training, triphone
 from mariana_asr.align.alignment import align
-from mariana_asr.align.model_io import read_gmm_model
-from mariana_asr.align.mono import MonoOptions, train_mono
+from mariana_asr.align.formats.model_io import read_gmm_model
+from mariana_asr.align.formats.tree_io import read_tree, tree_to_bytes
+from mariana_asr.align.training import iterations as gmm_training
+from mariana_asr.align.training import triphone
+from mariana_asr.align.training.mono import MonoOptions, train_mono
+from mariana_asr.align.training.triphone import DeltasOptions, train_deltas
 from mariana_asr.align.transition_ids import read_alignments
-from mariana_asr.align.tree_io import read_tree, tree_to_bytes
-from mariana_asr.align.triphone import DeltasOptions, train_deltas
 from mariana_asr.align.utterances import TransitionScores
 from mariana_asr.align.viterbi import ScaleOptions
 from mariana_asr.archives import ArchiveWriter, read_matrix, write_int_vectors

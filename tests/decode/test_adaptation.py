@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from golden_models import copy_model
 
-from mariana_asr.align.model_io import read_gmm_model, transition_id_to_pdf
+from mariana_asr.align.formats.model_io import read_gmm_model, transition_id_to_pdf
 from mariana_asr.archives import ArchiveWriter, read_script
 from mariana_asr.corpus.datadir import DataDir, read_table
 from mariana_asr.decode.decoder import decode, hypothesis_file

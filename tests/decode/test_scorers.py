@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from mariana_asr.align.model_io import read_gmm_model, transition_id_to_pdf
+from mariana_asr.align.formats.model_io import read_gmm_model, transition_id_to_pdf
 from mariana_asr.decode.scorers import DnnScorer, GmmScorer, load_scorer
 from mariana_asr.features.front_end import FrontEnd, TransformOptions
 

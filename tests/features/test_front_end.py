@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from mariana_asr.align.lda_mllt import LdaMlltOptions
-from mariana_asr.align.mono import MonoOptions
+from mariana_asr.align.training.lda_mllt import LdaMlltOptions
+from mariana_asr.align.training.mono import MonoOptions
 from mariana_asr.archives import ArchiveWriter, read_matrix, read_script
 from mariana_asr.corpus.datadir import DataDir
 from mariana_asr.errors import DataError, FormatError, RecipeError

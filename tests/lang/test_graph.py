@@ -41,7 +41,7 @@ def random_path(fst: FstArrays, generator: random.Random) -> tuple[list[int], li
 
 @pytest.mark.parametrize("name", ["mono", "tri1", "tri3"])
 def test_hclg_of_an4_scores_paths_as_kaldis_does(golden: Path, tmp_path: Path, name: str) -> None:
-    from mariana_asr.align.model_io import read_transition_model, read_tree
+    from mariana_asr.align.formats.model_io import read_transition_model, read_tree
 
     folder = golden / "an4_kaldi" / name
     make_graph(

@@ -8,12 +8,12 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field, model_validator
 
+from mariana_asr.align.formats.tree_io import ContextDependency
 from mariana_asr.align.tree.clustering import VAR_FLOOR, cluster_bottom_up, cluster_to_number
 from mariana_asr.align.tree.event_map import EventNode
 from mariana_asr.align.tree.questions import Questions
 from mariana_asr.align.tree.splitting import SplitFinder, split_leaves
 from mariana_asr.align.tree.statistics import PDF_CLASS, TreeStats
-from mariana_asr.align.tree_io import ContextDependency
 from mariana_asr.errors import DataError, FormatError, summarise
 from mariana_asr.lang.langdir import Root
 from mariana_asr.options import Options

@@ -10,7 +10,7 @@ import heapq
 import numpy as np
 from numpy.typing import NDArray
 
-from mariana_asr.align.gmm import LOG_2PI
+from mariana_asr.align.gmm.gaussians import LOG_2PI
 
 Sums = NDArray[np.float64]
 Objectives = NDArray[np.float32]

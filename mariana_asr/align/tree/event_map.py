@@ -6,8 +6,8 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from mariana_asr.align.kaldi_stream import encode_integer, encode_integers, encode_token
-from mariana_asr.align.tree_io import ContextDependency, tree_from_bytes
+from mariana_asr.align.formats.kaldi_stream import encode_integer, encode_integers, encode_token
+from mariana_asr.align.formats.tree_io import ContextDependency, tree_from_bytes
 
 
 @dataclass

@@ -6,11 +6,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mariana_asr.align.gmm import DiagGmms
-from mariana_asr.align.model_io import GmmModel
+from mariana_asr.align.formats.model_io import GmmModel
+from mariana_asr.align.formats.tree_io import ContextDependency
+from mariana_asr.align.gmm.gaussians import DiagGmms
 from mariana_asr.align.tree.clustering import VAR_FLOOR
 from mariana_asr.align.tree.statistics import ABSENT, TreeStats
-from mariana_asr.align.tree_io import ContextDependency
 from mariana_asr.errors import DataError, FormatError, summarise
 from mariana_asr.kaldi import kaldi_hmm_gmm
 

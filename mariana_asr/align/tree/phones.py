@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from mariana_asr.align.model_io import NO_PDF, TransitionModel
+from mariana_asr.align.formats.model_io import NO_PDF, TransitionModel
 
 Ints = NDArray[np.int32]
 

@@ -6,12 +6,12 @@ from typing import Any
 
 from pydantic import Field, model_validator
 
-from mariana_asr.align.lda import estimate_lda
-from mariana_asr.align.mllt import estimate_mllt, transform_means
-from mariana_asr.align.model_io import GmmModel, transition_id_to_pdf
-from mariana_asr.align.passes import lda_pass, mllt_pass
+from mariana_asr.align.formats.model_io import GmmModel, transition_id_to_pdf
 from mariana_asr.align.phone_tables import speech_transition_ids
-from mariana_asr.align.triphone import TriphoneOptions, TriphoneTraining, run_training
+from mariana_asr.align.training.passes import lda_pass, mllt_pass
+from mariana_asr.align.training.triphone import TriphoneOptions, TriphoneTraining, run_training
+from mariana_asr.align.transforms.lda import estimate_lda
+from mariana_asr.align.transforms.mllt import estimate_mllt, transform_means
 from mariana_asr.corpus.datadir import DataDir
 from mariana_asr.features.front_end import FrontEnd
 from mariana_asr.features.linear import compose_affine

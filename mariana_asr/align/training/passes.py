@@ -7,26 +7,26 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from mariana_asr.align.conversion import AlignmentConverter
-from mariana_asr.align.fmllr import (
-    FmllrOptions,
-    FmllrResult,
-    FmllrStats,
-    accumulate_speakers,
-    estimate_speakers,
-)
-from mariana_asr.align.gmm import DiagGmms
-from mariana_asr.align.gmm_estimation import GmmStats
-from mariana_asr.align.lda import LdaStats
-from mariana_asr.align.mllt import MlltStats
-from mariana_asr.align.model_io import read_transition_model
-from mariana_asr.align.training_corpus import (
+from mariana_asr.align.formats.model_io import read_transition_model
+from mariana_asr.align.gmm.estimation import GmmStats
+from mariana_asr.align.gmm.gaussians import DiagGmms
+from mariana_asr.align.training.conversion import AlignmentConverter
+from mariana_asr.align.training.corpus import (
     Chunk,
     TrainingCorpus,
     aligned_lines,
     read_corpus_model,
     spliced_features,
 )
+from mariana_asr.align.transforms.fmllr import (
+    FmllrOptions,
+    FmllrResult,
+    FmllrStats,
+    accumulate_speakers,
+    estimate_speakers,
+)
+from mariana_asr.align.transforms.lda import LdaStats
+from mariana_asr.align.transforms.mllt import MlltStats
 from mariana_asr.align.tree.phones import PhoneTable
 from mariana_asr.align.tree.statistics import TreeStats
 from mariana_asr.align.utterances import TransitionScores

@@ -16,8 +16,8 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
 
-from mariana_asr.align.aligned_utterance import AlignedUtterance
-from mariana_asr.align.measures import (
+from mariana_asr.align.output.aligned_utterance import AlignedUtterance
+from mariana_asr.align.output.measures import (
     FEWEST_VALUES,
     Measurer,
     Measures,

@@ -11,10 +11,10 @@ from typing import Any, Protocol, TextIO
 import numpy as np
 from numpy.typing import NDArray
 
-from mariana_asr.align.aligned_utterance import AlignedUtterance, UtteranceSegmenter
-from mariana_asr.align.model_io import TransitionModel
-from mariana_asr.align.segments import PhoneSegment, WordSegment
-from mariana_asr.align.textgrid import Interval, textgrid_text
+from mariana_asr.align.formats.model_io import TransitionModel
+from mariana_asr.align.output.aligned_utterance import AlignedUtterance, UtteranceSegmenter
+from mariana_asr.align.output.segments import PhoneSegment, WordSegment
+from mariana_asr.align.output.textgrid import Interval, textgrid_text
 from mariana_asr.corpus.datadir import DataDir, Segment, read_table
 from mariana_asr.errors import DataError, RecipeError
 from mariana_asr.files import atomic_directory, atomic_file

@@ -14,14 +14,14 @@ from typing import Any, NamedTuple, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from mariana_asr.align.graphs import GraphCompiler, TrainingGraph, read_graphs, write_graphs
-from mariana_asr.align.model_io import (
+from mariana_asr.align.formats.model_io import (
     TransitionModel,
     read_transition_model,
     write_transition_model,
 )
+from mariana_asr.align.formats.tree_io import ContextDependency, read_tree, write_tree
+from mariana_asr.align.graphs import GraphCompiler, TrainingGraph, read_graphs, write_graphs
 from mariana_asr.align.transition_ids import check_transition_ids, iterate_alignments
-from mariana_asr.align.tree_io import ContextDependency, read_tree, write_tree
 from mariana_asr.align.utterances import split_in_chunks, usable_utterances
 from mariana_asr.corpus.datadir import DataDir
 from mariana_asr.errors import DataError, StageError

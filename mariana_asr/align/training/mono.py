@@ -5,12 +5,12 @@ from pathlib import Path
 import numpy as np
 from pydantic import Field, model_validator
 
-from mariana_asr.align.gmm import DiagGmms
-from mariana_asr.align.gmm_estimation import MleOptions
-from mariana_asr.align.gmm_training import GmmTraining, GmmTrainingOptions, write_system
-from mariana_asr.align.model_io import GmmModel
-from mariana_asr.align.training_corpus import FeatureMoments, TrainingCorpus
-from mariana_asr.align.tree_io import ContextDependency
+from mariana_asr.align.formats.model_io import GmmModel
+from mariana_asr.align.formats.tree_io import ContextDependency
+from mariana_asr.align.gmm.estimation import MleOptions
+from mariana_asr.align.gmm.gaussians import DiagGmms
+from mariana_asr.align.training.corpus import FeatureMoments, TrainingCorpus
+from mariana_asr.align.training.iterations import GmmTraining, GmmTrainingOptions, write_system
 from mariana_asr.align.utterances import report_oov_words
 from mariana_asr.align.viterbi import BeamOptions
 from mariana_asr.corpus.datadir import DataDir

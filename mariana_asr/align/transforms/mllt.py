@@ -6,9 +6,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from mariana_asr.align.gaussian_posteriors import gaussian_posteriors
-from mariana_asr.align.gmm import DiagGmms
-from mariana_asr.align.second_moments import (
+from mariana_asr.align.gmm.gaussians import DiagGmms
+from mariana_asr.align.gmm.posteriors import gaussian_posteriors
+from mariana_asr.align.transforms.second_moments import (
     packed_size,
     unpack_symmetric,
     weighted_second_moments,

@@ -11,7 +11,7 @@ from collections import Counter, defaultdict
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from mariana_asr.align.pronunciation_counts import (
+from mariana_asr.align.pronunciations.counts import (
     BEGIN,
     END,
     PronunciationCounts,

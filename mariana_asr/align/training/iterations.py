@@ -12,12 +12,12 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field, field_validator
 
-from mariana_asr.align.gmm_device import DeviceName
-from mariana_asr.align.gmm_estimation import MleOptions, mle_update, split_by_count
-from mariana_asr.align.model_io import GmmModel, write_gmm_model
-from mariana_asr.align.passes import PassModel, PassResult, Realignment, gmm_pass, realign
-from mariana_asr.align.training_corpus import TrainingCorpus
-from mariana_asr.align.tree_io import ContextDependency, write_tree
+from mariana_asr.align.formats.model_io import GmmModel, write_gmm_model
+from mariana_asr.align.formats.tree_io import ContextDependency, write_tree
+from mariana_asr.align.gmm.device import DeviceName
+from mariana_asr.align.gmm.estimation import MleOptions, mle_update, split_by_count
+from mariana_asr.align.training.corpus import TrainingCorpus
+from mariana_asr.align.training.passes import PassModel, PassResult, Realignment, gmm_pass, realign
 from mariana_asr.align.utterances import TransitionScores
 from mariana_asr.align.viterbi import BeamOptions, ScaleOptions
 from mariana_asr.archives import write_int_vectors

@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mariana_asr.align.model_io import TransitionModel
-from mariana_asr.align.segments import PhoneSegment, PhoneSplitter, WordAligner, WordSegment
+from mariana_asr.align.formats.model_io import TransitionModel
+from mariana_asr.align.output.segments import PhoneSegment, PhoneSplitter, WordAligner, WordSegment
 from mariana_asr.corpus.datadir import DataDir
 from mariana_asr.lang.langdir import Lang
 

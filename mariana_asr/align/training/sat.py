@@ -9,12 +9,12 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
 
-from mariana_asr.align.fmllr import FmllrOptions, FmllrResult
-from mariana_asr.align.gmm_estimation import MleOptions, mle_update
-from mariana_asr.align.model_io import GmmModel, read_gmm_model, write_gmm_model
-from mariana_asr.align.passes import PassModel, fmllr_pass, unadapted_pass
+from mariana_asr.align.formats.model_io import GmmModel, read_gmm_model, write_gmm_model
+from mariana_asr.align.gmm.estimation import MleOptions, mle_update
 from mariana_asr.align.phone_tables import speech_transition_ids
-from mariana_asr.align.triphone import TriphoneOptions, TriphoneTraining, run_training
+from mariana_asr.align.training.passes import PassModel, fmllr_pass, unadapted_pass
+from mariana_asr.align.training.triphone import TriphoneOptions, TriphoneTraining, run_training
+from mariana_asr.align.transforms.fmllr import FmllrOptions, FmllrResult
 from mariana_asr.align.utterances import GmmAcousticModel, TransitionScores
 from mariana_asr.corpus.datadir import DataDir
 from mariana_asr.errors import FormatError, summarise

@@ -8,11 +8,11 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field, model_validator
 
-from mariana_asr.align.gmm_training import GmmTraining, GmmTrainingOptions, write_system
-from mariana_asr.align.model_io import read_transition_model
-from mariana_asr.align.passes import convert_pass, tree_pass
+from mariana_asr.align.formats.model_io import read_transition_model
 from mariana_asr.align.phone_tables import check_phones, speech_transition_ids
-from mariana_asr.align.training_corpus import TrainingCorpus
+from mariana_asr.align.training.corpus import TrainingCorpus
+from mariana_asr.align.training.iterations import GmmTraining, GmmTrainingOptions, write_system
+from mariana_asr.align.training.passes import convert_pass, tree_pass
 from mariana_asr.align.tree.building import TreeOptions, build_tree
 from mariana_asr.align.tree.initial_model import initial_gmms
 from mariana_asr.align.tree.phones import PhoneTable

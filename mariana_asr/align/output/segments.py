@@ -14,7 +14,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from mariana_asr.align.model_io import TransitionModel
+from mariana_asr.align.formats.model_io import TransitionModel
 from mariana_asr.align.transition_ids import check_transition_ids
 from mariana_asr.align.tree.phones import PhoneTable, split_into_phones
 from mariana_asr.errors import DataError, FormatError

@@ -9,8 +9,8 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from mariana_asr.align.aligned_utterance import AlignedUtterance
-from mariana_asr.align.segments import PhoneSegment
+from mariana_asr.align.output.aligned_utterance import AlignedUtterance
+from mariana_asr.align.output.segments import PhoneSegment
 from mariana_asr.lang.langdir import Lang
 
 FEWEST_VALUES = 10

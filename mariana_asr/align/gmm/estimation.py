@@ -9,8 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
 
-from mariana_asr.align.gmm import DiagGmms, offsets_of, ranges
-from mariana_asr.align.gmm_device import DeviceName, find_gpu, on_device
+from mariana_asr.align.gmm.device import DeviceName, find_gpu, on_device
+from mariana_asr.align.gmm.gaussians import DiagGmms, offsets_of, ranges
 from mariana_asr.options import Options
 
 

@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from mariana_asr.align.model_io import read_transition_model
-from mariana_asr.align.segments import SILENCE_WORD, PhoneSplitter, WordAligner, WordSegment
+from mariana_asr.align.formats.model_io import read_transition_model
+from mariana_asr.align.output.segments import SILENCE_WORD, PhoneSplitter, WordAligner, WordSegment
 from mariana_asr.align.transition_ids import iterate_alignments
 from mariana_asr.corpus.datadir import DataDir
 from mariana_asr.errors import DataError, FormatError

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 import numpy as np
 from numpy.typing import NDArray
 
-from mariana_asr.align.gmm import DiagGmms, Floats
+from mariana_asr.align.gmm.gaussians import DiagGmms, Floats
 
 
 def gaussian_posteriors(

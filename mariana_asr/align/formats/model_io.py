@@ -8,8 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mariana_asr.align.gmm import DiagGmms, offsets_of
-from mariana_asr.align.kaldi_stream import (
+from mariana_asr.align.formats.kaldi_stream import (
     BINARY_HEADER,
     KaldiSource,
     TextSource,
@@ -22,7 +21,8 @@ from mariana_asr.align.kaldi_stream import (
     expect,
     open_source,
 )
-from mariana_asr.align.tree_io import read_tree, write_tree
+from mariana_asr.align.formats.tree_io import read_tree, write_tree
+from mariana_asr.align.gmm.gaussians import DiagGmms, offsets_of
 from mariana_asr.files import atomic_file
 from mariana_asr.kaldi import kaldi_hmm_gmm
 

@@ -13,13 +13,13 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from mariana_asr.align.gmm import DiagGmms, Floats
+from mariana_asr.align.gmm.gaussians import DiagGmms, Floats
 from mariana_asr.errors import StageError
 
 if TYPE_CHECKING:
     import torch
 
-    from mariana_asr.align.gmm_estimation import GmmStats
+    from mariana_asr.align.gmm.estimation import GmmStats
 
 DeviceName = Literal["auto", "cpu", "cuda"]
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from mariana_asr.align.kaldi_stream import (
+from mariana_asr.align.formats.kaldi_stream import (
     BINARY_HEADER,
     KaldiSource,
     encode_integer,

@@ -1,0 +1,1 @@
+"""Kaldi's files of models and trees."""

@@ -1,0 +1,1 @@
+"""What an alignment tells people: words and phones with their times, and what looks wrong."""

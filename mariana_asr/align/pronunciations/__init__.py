@@ -1,0 +1,1 @@
+"""Probabilities of pronunciations and silence, learnt from alignments."""

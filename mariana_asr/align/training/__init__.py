@@ -1,0 +1,1 @@
+"""Training of GMM-HMM systems, from a flat start to speaker adaptation."""

@@ -1,0 +1,1 @@
+"""Transforms of features that are estimated from data: LDA, MLLT, fMLLR."""
