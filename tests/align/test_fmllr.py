@@ -139,7 +139,7 @@ def test_many_speakers_at_once_are_as_one_by_one(gmms):
 
 
 def test_a_full_transform_equals_kaldis_row_updates(gmms, monkeypatch):
-    monkeypatch.setattr("mariana_asr.align.fmllr.REFRESH", 1000)
+    monkeypatch.setattr("mariana_asr.align.transforms.fmllr.REFRESH", 1000)
     feats, pdfs = sample(gmms, 600)
     stats = collected(gmms, distorted(feats)[0], pdfs)
     for iterations in (1, 3, 40):
@@ -192,7 +192,7 @@ def test_a_known_distortion_is_undone(gmms):
 
 @pytest.mark.parametrize("update_type", ["full", "diag", "offset"])
 def test_speakers_in_batches_are_as_one_by_one(gmms, monkeypatch, update_type):
-    monkeypatch.setattr("mariana_asr.align.fmllr.BATCH", 3)
+    monkeypatch.setattr("mariana_asr.align.transforms.fmllr.BATCH", 3)
     feats, pdfs = sample(gmms, 600)
     stats = [collected(gmms, distorted(feats, seed)[0], pdfs) for seed in range(7)]
     options = FmllrOptions(update_type=update_type)

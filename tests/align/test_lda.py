@@ -57,7 +57,7 @@ def test_statistics_equal_sums_over_frames(stats):
 
 
 def test_statistics_of_parts_add_up_whatever_the_size_of_blocks(stats, monkeypatch):
-    monkeypatch.setattr("mariana_asr.align.lda.BLOCK", 100)
+    monkeypatch.setattr("mariana_asr.align.transforms.lda.BLOCK", 100)
     feats, classes = made_classes()
     first, second = LdaStats.empty(CLASSES, DIM), LdaStats.empty(CLASSES, DIM)
     first.accumulate(feats[:1234], classes[:1234])

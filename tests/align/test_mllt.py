@@ -59,7 +59,7 @@ def slow_update(count: float, scatter: np.ndarray, iterations: int = 200):
 
 
 def test_weighted_second_moments_equal_a_loop(monkeypatch):
-    monkeypatch.setattr("mariana_asr.align.second_moments.BLOCK", 7)
+    monkeypatch.setattr("mariana_asr.align.transforms.second_moments.BLOCK", 7)
     random = np.random.default_rng(0)
     weights, vectors = random.normal(size=(30, 3)), random.normal(size=(30, 4))
     sums = unpack_symmetric(weighted_second_moments(weights, vectors), 4)

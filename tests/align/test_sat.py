@@ -170,7 +170,7 @@ def test_the_unadapted_model_keeps_gaussians_without_frames(speech, tri, tmp_pat
         stats.sums[::3] = 0
         return stats
 
-    monkeypatch.setattr("mariana_asr.align.sat.unadapted_pass", every_third_is_never_seen)
+    monkeypatch.setattr("mariana_asr.align.training.sat.unadapted_pass", every_third_is_never_seen)
     train_sat(speech.data, speech.lang, tri, SHORTEST, tmp_path)
     adapted, unadapted = (read_gmm_model(tmp_path / name) for name in ("final.mdl", "final.alimdl"))
     assert unadapted.gmm.offsets.tolist() == adapted.gmm.offsets.tolist()
@@ -231,7 +231,7 @@ def test_new_transforms_come_after_those_from_before(speech, sat, tmp_path, monk
         estimated.append(fmllr_pass(*arguments))
         return estimated[-1]
 
-    monkeypatch.setattr("mariana_asr.align.sat.fmllr_pass", spy)
+    monkeypatch.setattr("mariana_asr.align.training.sat.fmllr_pass", spy)
     options = SHORTEST.model_copy(update={"fmllr_iters": (1,), "num_iters": 2})
     train_sat(speech.data, speech.lang, sat, options, tmp_path)
     (new,) = estimated

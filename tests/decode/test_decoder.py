@@ -259,5 +259,5 @@ def test_features_of_another_dimension_are_refused(an4, tmp_path: Path):
     data, model = an4
     shutil.copytree(model, tmp_path / "mono")
     FrontEnd(None, 12, TransformOptions(delta_order=2)).save(tmp_path / "mono")
-    with pytest.raises(FormatError, match=r"GMMs have 39 dimensions, front_end.json gives 36"):
+    with pytest.raises(FormatError, match=r"GMMs have 39 dimensions, their front end gives 36"):
         decode(data, tmp_path / "mono", model, tmp_path / "out", ONE_SETTING)

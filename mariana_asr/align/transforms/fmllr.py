@@ -24,8 +24,6 @@ logger = logging.getLogger(__name__)
 Doubles = NDArray[np.float64]
 
 BATCH = 64
-"""Speakers whose transforms are estimated together, at most."""
-SPEAKERS_AT_ONCE = 64
 """Speakers whose transforms are estimated together: their statistics take some megabytes each."""
 
 REFRESH = 10
@@ -259,7 +257,7 @@ def estimate_speakers(
             waiting[speaker] -= 1
             if not waiting[speaker]:
                 whole[speaker] = summed.pop(speaker)
-        if len(whole) >= SPEAKERS_AT_ONCE:
+        if len(whole) >= BATCH:
             estimate()
     estimate()
     return results
