@@ -33,6 +33,11 @@ def load_recipe(path: str | Path, overrides: Iterable[str] = ()) -> Recipe:
     return _with_absolute_paths(recipe, path.resolve().parent)
 
 
+def recipe_text(recipe: Recipe) -> str:
+    """The whole recipe with all defaults, as YAML."""
+    return yaml.safe_dump(recipe.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+
+
 def _read_yaml(path: Path) -> dict[str, Any]:
     try:
         with open(path, encoding="utf-8") as file:

@@ -77,6 +77,16 @@ class AlignSection(Options):
             return []
         return ["mono", *(name for name in ("tri1", "tri2", "tri3") if getattr(self, name))]
 
+    @property
+    def networks(self) -> list[str]:
+        """The networks in order."""
+        return ["dnn", "dnn2"] if self.realign is not None else ["dnn"]
+
+    @property
+    def systems(self) -> list[str]:
+        """Everything that is decoded: GMM systems and networks."""
+        return [*self.rungs, *self.networks]
+
     @model_validator(mode="after")
     def _check(self) -> "AlignSection":
         trained = [name for name in ("tri1", "tri2", "tri3") if getattr(self, name)]

@@ -1,0 +1,210 @@
+"""What the stages of an experiment do: a method for each, which fills the stage's folder."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from mariana_asr.align.alignment import align
+from mariana_asr.align.formats.model_io import read_transition_model
+from mariana_asr.align.formats.tree_io import read_tree
+from mariana_asr.align.pronunciations.probabilities import learn_pronunciations
+from mariana_asr.align.training.lda_mllt import train_lda_mllt
+from mariana_asr.align.training.mono import train_mono
+from mariana_asr.align.training.sat import train_sat
+from mariana_asr.align.training.triphone import train_deltas
+from mariana_asr.corpus.datadir import DataDir, read_data_dir
+from mariana_asr.corpus.prepare import prepare_corpus
+from mariana_asr.decode.decoder import decode
+from mariana_asr.decode.scorers import load_network
+from mariana_asr.features.extract import extract_features
+from mariana_asr.lang.graph import make_graph
+from mariana_asr.lang.langdir import Lang, read_lang
+from mariana_asr.recipe.kaldi_import import check_overlap, copy_lang, import_alignments
+from mariana_asr.recipe.language import make_lang
+from mariana_asr.recipe.load import recipe_text
+from mariana_asr.recipe.network import pack_aligned_frames, train_acoustic_model
+from mariana_asr.recipe.runner import stage_seconds
+from mariana_asr.recipe.schema import Recipe
+from mariana_asr.score.report import read_log, write_report
+from mariana_asr.score.results import Result, write_results
+from mariana_asr.score.tuning import score_decodes
+
+TRAIN, DEV = "train", "dev"
+
+
+class StageWork:
+    """The work of an experiment's stages; each method is given the folder to fill."""
+
+    def __init__(self, recipe: Recipe, folder: Path, *, jobs: int, allow_pipes: bool) -> None:
+        """Arguments as of ``Experiment``."""
+        self.recipe = recipe
+        self.folder = folder
+        self.jobs = jobs
+        self.allow_pipes = allow_pipes
+
+    def corpus(self, out: Path) -> None:
+        """Data directories and dictionary."""
+        prepare_corpus(self.recipe.corpus, out)
+        if self.recipe.align.kaldi is not None:
+            # Now, not after hours of feature extraction.
+            check_overlap(read_data_dir(out / TRAIN), self.recipe.align.kaldi)
+
+    def features(self, out: Path) -> None:
+        """Features and CMVN statistics of every set."""
+        for path in sorted((self.folder / "corpus").glob("*/utt2spk")):
+            extract_features(
+                read_data_dir(path.parent),
+                out / path.parent.name,
+                self.recipe.features,
+                jobs=self.jobs,
+                allow_pipes=self.allow_pipes,
+            )
+
+    def lang(self, out: Path) -> None:
+        """The lang directory, with G."""
+        section, kaldi = self.recipe.lang, self.recipe.align.kaldi
+        transcripts = read_data_dir(self.folder / "corpus" / TRAIN).text.values()
+        if kaldi is not None:
+            copy_lang(kaldi, section, transcripts, out)
+        else:
+            make_lang(section, self._dictionary, transcripts, out)
+
+    def gmm(self, rung: str, before: str | None, out: Path) -> None:
+        """A GMM system, on the alignments of the one before, and its own of the training set."""
+        align, train, lang = self.recipe.align, self._set(TRAIN), self._lang()
+        if before is None:
+            train_mono(train, lang, align.mono, out, jobs=self.jobs)
+            return
+        source = self.folder / before
+        if rung == "tri1" and align.tri1 is not None:
+            train_deltas(train, lang, source, align.tri1, out, jobs=self.jobs)
+        elif rung == "tri2" and align.tri2 is not None:
+            train_lda_mllt(train, lang, source, align.tri2, out, jobs=self.jobs)
+        elif rung == "tri3" and align.tri3 is not None:
+            train_sat(train, lang, source, align.tri3, out, jobs=self.jobs)
+
+    def ali(self, out: Path) -> None:
+        """Alignments of training and dev set with the last GMM system: the network's targets."""
+        last = self.folder / self.recipe.align.rungs[-1]
+        for name in (TRAIN, DEV):
+            options = self.recipe.align.labels
+            align(self._set(name), self._lang(), last, out / name, options, jobs=self.jobs)
+
+    def import_ali(self, out: Path) -> None:
+        """Kaldi's alignments of training and dev set."""
+        kaldi, options = self.recipe.align.kaldi, self.recipe.align.labels
+        assert kaldi is not None, "the stage is only there where the recipe names them"
+        check_overlap(self._set(TRAIN), kaldi)
+        for name in (TRAIN, DEV):
+            data = self._set(name)
+            import_alignments(data, self._lang(), kaldi, options, out / name, jobs=self.jobs)
+
+    def realign(self, out: Path) -> None:
+        """Alignments of training and dev set with the first network."""
+        options = self.recipe.align.realign
+        assert options is not None, "the stage is only there where the recipe asks for it"
+        network = self.folder / "dnn"
+        scorer = load_network(network, prior_scale=options.prior_scale)
+        for name in (TRAIN, DEV):
+            align(
+                self._set(name),
+                self._lang(),
+                network,
+                out / name,
+                options,
+                jobs=self.jobs,
+                acoustic_model=scorer,
+            )
+
+    def lang_pron(self, out: Path) -> None:
+        """The lang directory with probabilities of pronunciations and silence."""
+        train = self._set(TRAIN)
+        learn_pronunciations(
+            train,
+            self._lang(),
+            self.folder / "ali" / TRAIN,
+            self._dictionary,
+            out / "dict",
+            self.recipe.align.pronunciations,
+            jobs=self.jobs,
+        )
+        make_lang(self.recipe.lang, out / "dict", train.text.values(), out)
+
+    def graph(self, lang: str, model: str, out: Path) -> None:
+        """HCLG for the tree and the transitions of a model."""
+        model_dir = self.folder / model
+        make_graph(
+            self.folder / lang,
+            read_tree(model_dir / "tree"),
+            read_transition_model(model_dir / "final.mdl"),
+            out,
+            self.recipe.lang.graph,
+        )
+
+    def decode(self, system: str, graph: str, out: Path) -> None:
+        """Hypotheses of a system for all sets but the training set."""
+        for data in self._decoded_sets():
+            decode(
+                data,
+                self.folder / system,
+                self.folder / graph,
+                out / data.path.name,
+                self.recipe.decode,
+                jobs=self.jobs,
+            )
+
+    def frames(self, ali: str, out: Path) -> None:
+        """Features and targets, packed for training."""
+        transform = self.recipe.model.transform
+        for name in (TRAIN, DEV):
+            pack_aligned_frames(self._set(name), self.folder / ali / name, transform, out / name)
+
+    def network(self, frames: str, ali: str, out: Path) -> None:
+        """A network."""
+        train_acoustic_model(
+            self.folder / frames / TRAIN,
+            self.folder / frames / DEV,
+            self.folder / ali / TRAIN,
+            self.recipe.model,
+            self.recipe.train,
+            out,
+        )
+
+    def score(self, out: Path) -> None:
+        """Error rates: ``results.json`` and ``RESULTS`` in the experiment's folder, the report."""
+        results: list[Result] = []
+        for system in self.recipe.align.systems:
+            decoded = {
+                data.path.name: (self.folder / f"decode_{system}" / data.path.name, data)
+                for data in self._decoded_sets()
+            }
+            dev = decoded.pop(DEV)
+            results += score_decodes(system, dev, decoded, self.recipe.score.metrics)
+        write_results(self.folder, results)
+        logs = {
+            name: read_log(self.folder / name / "log.jsonl") for name in self.recipe.align.systems
+        }
+        write_report(
+            self.folder / "report",
+            self.recipe.name,
+            results,
+            network_logs={name: logs[name] for name in self.recipe.align.networks},
+            gmm_logs={name: logs[name] for name in self.recipe.align.rungs},
+            stages=stage_seconds(self.folder),
+            recipe_text=recipe_text(self.recipe),
+        )
+
+    @property
+    def _dictionary(self) -> Path:
+        """The lexicon or dict directory that the recipe names, or the corpus's own."""
+        return self.recipe.lang.lexicon or self.folder / "corpus" / "dict"
+
+    def _decoded_sets(self) -> Iterator[DataDir]:
+        for path in sorted((self.folder / "features").glob("*/utt2spk")):
+            if path.parent.name != TRAIN:
+                yield read_data_dir(path.parent)
+
+    def _set(self, name: str) -> DataDir:
+        return read_data_dir(self.folder / "features" / name)
+
+    def _lang(self) -> Lang:
+        return read_lang(self.folder / "lang")
