@@ -77,18 +77,18 @@ def rejected_epochs(log: Sequence[Record]) -> list[int]:
     return [record["epoch"] for record in log if record.get("accepted") is False]
 
 
-def gmm_chart(log: Sequence[Record]) -> Chart | None:
+def gmm_chart(name: str, log: Sequence[Record]) -> Chart | None:
     """Log-likelihood a frame of a GMM's training, by iteration; None if the log has none.
 
     Args:
+        name: The system's name, the chart's title.
         log: Objects with ``iteration`` and ``log_likelihood_per_frame``.
     """
     points = _points(log, "iteration", "log_likelihood_per_frame")
     if not points:
         return None
-    title = "Log-likelihood"
-    svg = _draw(title, [_Series("log-likelihood", points)], markers=False)
-    return Chart(title, "A frame, on the training set, by iteration.", svg)
+    svg = _draw(f"Log-likelihood of {name}", [_Series("log-likelihood", points)], markers=False)
+    return Chart(name, "Log-likelihood a frame, on the training set, by iteration.", svg)
 
 
 def _points(

@@ -50,9 +50,8 @@ def write_report(
         (name, network_charts(log), rejected_epochs(log))
         for name, log in (network_logs or {}).items()
     ]
-    for name, log in (gmm_logs or {}).items():
-        chart = gmm_chart(log)
-        curves.append((name, [chart] if chart else [], []))
+    charts = [gmm_chart(name, log) for name, log in (gmm_logs or {}).items()]
+    curves.insert(0, ("GMM systems", [chart for chart in charts if chart], []))
     environment = Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
     environment.filters["duration"] = format_duration
     template = files("mariana_asr.score") / "templates" / "report.html"
