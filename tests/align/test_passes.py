@@ -257,7 +257,7 @@ def speakers_together(given: Packed, silence_weight: float) -> dict[str, FmllrSt
 def test_a_speaker_in_several_chunks_gets_the_transform_of_all_their_frames(
     given, monkeypatch, at_once, silence_weight
 ):
-    monkeypatch.setattr(fmllr, "SPEAKERS_AT_ONCE", at_once)
+    monkeypatch.setattr(fmllr, "BATCH", at_once)
     options = FULL.model_copy(update={"silence_weight": silence_weight})
     results = fmllr_pass(given.corpus, given.model, given.speech, options)
     stats = speakers_together(given, silence_weight)
