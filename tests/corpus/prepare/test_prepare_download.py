@@ -1,3 +1,4 @@
+import gzip
 import hashlib
 import io
 import socket
@@ -19,14 +20,15 @@ from mariana_asr.corpus.prepare.download import (
 from mariana_asr.errors import DataError
 
 
-def tar_of(files: dict[str, bytes], compression: str = "gz") -> bytes:
+def tar_of(files: dict[str, bytes]) -> bytes:
     stream = io.BytesIO()
-    with tarfile.open(fileobj=stream, mode=f"w:{compression}") as tar:
+    with tarfile.open(fileobj=stream, mode="w") as tar:
         for name, content in files.items():
             member = tarfile.TarInfo(name)
             member.size = len(content)
             tar.addfile(member, io.BytesIO(content))
-    return stream.getvalue()
+    # Without the time of day, which would make the names of tests differ between processes.
+    return gzip.compress(stream.getvalue(), mtime=0)
 
 
 GOOD = tar_of({"tiny-1.0/etc/words": b"one two\n", "tiny-1.0/wav/a.wav": bytes(range(256)) * 4000})
