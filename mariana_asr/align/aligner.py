@@ -42,7 +42,7 @@ class ChunkResult:
     """What came of a chunk.
 
     Attributes:
-        aligned: Utterance, its path and its number of frames, in order.
+        aligned: Utterances and their paths, in order.
         failed: Utterances that could not be aligned, with the reason.
     """
 

@@ -4,8 +4,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from plain_phones import alignment_to_phones
 
-from mariana_asr.align.transition_ids import alignment_to_phones
 from mariana_asr.archives import ArchiveWriter
 from mariana_asr.corpus.datadir import DataDir, read_data_dir, read_table
 from mariana_asr.features.cmvn import accumulate_cmvn_stats

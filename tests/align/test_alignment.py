@@ -8,12 +8,13 @@ from dataclasses import dataclass
 import numpy as np
 import pytest
 from made_speech import PHONES, phone_accuracy
+from plain_phones import alignment_to_phones
 
 from mariana_asr.align.alignment import AlignOptions, align
 from mariana_asr.align.formats.model_io import read_gmm_model, read_tree
 from mariana_asr.align.graphs import GraphCompiler, read_graphs, write_graphs
 from mariana_asr.align.training.mono import MonoOptions, train_mono
-from mariana_asr.align.transition_ids import alignment_to_pdfs, alignment_to_phones, read_alignments
+from mariana_asr.align.transition_ids import alignment_to_pdfs, read_alignments
 from mariana_asr.align.utterances import GmmAcousticModel, TransitionScores
 from mariana_asr.align.viterbi import BeamOptions, ScaleOptions
 from mariana_asr.archives import write_int_vectors

@@ -9,13 +9,14 @@ from typing import NamedTuple
 import numpy as np
 import pytest
 from kaldi_words import an4_transcripts, by_word_boundary
+from plain_phones import alignment_to_phones
 
 from mariana_asr.align.formats.model_io import TransitionModel, read_transition_model
 from mariana_asr.align.output.aligned_utterance import frame_shift_seconds
 from mariana_asr.align.output.alignment_files import AlignmentWriter, textgrid_name
 from mariana_asr.align.output.segments import phone_segments
 from mariana_asr.align.output.textgrid import Interval, textgrid_text
-from mariana_asr.align.transition_ids import alignment_to_phones, read_alignments
+from mariana_asr.align.transition_ids import read_alignments
 from mariana_asr.corpus.datadir import DataDir, Segment
 from mariana_asr.errors import DataError, FormatError, RecipeError
 from mariana_asr.lang.langdir import Lang, read_lang

@@ -6,13 +6,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from plain_phones import alignment_to_phones
 
 from mariana_asr.align.formats.model_io import read_gmm_model, read_transition_model
 from mariana_asr.align.training.lda_mllt import LdaMlltOptions, train_lda_mllt
 from mariana_asr.align.training.mono import MonoOptions, train_mono
 from mariana_asr.align.training.sat import SatOptions, train_sat
 from mariana_asr.align.training.triphone import DeltasOptions, train_deltas
-from mariana_asr.align.transition_ids import alignment_to_phones, read_alignments
+from mariana_asr.align.transition_ids import read_alignments
 from mariana_asr.corpus.datadir import DataDir
 from mariana_asr.features.front_end import FrontEnd
 from mariana_asr.features.linear import read_matrix_file, read_speaker_transforms

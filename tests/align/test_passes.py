@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from coloured_speech import PLAIN
 from made_speech import DIM, Made
+from plain_phones import alignment_to_phones
 from plain_statistics import plain_statistics
 from small_gmms import slow_posteriors
 
@@ -35,7 +36,7 @@ from mariana_asr.align.transforms import fmllr
 from mariana_asr.align.transforms.fmllr import FmllrOptions, FmllrStats, estimate_fmllr
 from mariana_asr.align.transforms.mllt import MlltStats
 from mariana_asr.align.transforms.second_moments import unpack_symmetric
-from mariana_asr.align.transition_ids import alignment_to_phones, read_alignments
+from mariana_asr.align.transition_ids import read_alignments
 from mariana_asr.align.tree.building import TreeOptions, build_tree
 from mariana_asr.align.tree.initial_model import initial_gmms
 from mariana_asr.align.tree.phones import PhoneTable

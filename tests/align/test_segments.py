@@ -9,6 +9,7 @@ from itertools import pairwise, product
 import numpy as np
 import pytest
 from kaldi_words import an4_transcripts, by_word_boundary
+from plain_phones import alignment_to_phones
 
 from mariana_asr.align.formats.model_io import read_transition_model
 from mariana_asr.align.output.segments import (
@@ -18,7 +19,7 @@ from mariana_asr.align.output.segments import (
     WordSegment,
     phone_segments,
 )
-from mariana_asr.align.transition_ids import alignment_to_phones, read_alignments
+from mariana_asr.align.transition_ids import read_alignments
 from mariana_asr.errors import DataError, FormatError
 from mariana_asr.lang.dictionary import Dictionary, Pronunciation
 from mariana_asr.lang.langdir import Lang, read_lang

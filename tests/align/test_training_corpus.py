@@ -12,12 +12,12 @@ import numpy as np
 import pytest
 from coloured_speech import PLAIN
 from made_speech import DIM, Made
+from plain_phones import alignment_to_phones
 
 from mariana_asr.align.formats.model_io import TransitionModel
 from mariana_asr.align.formats.tree_io import ContextDependency
 from mariana_asr.align.graphs import GraphCompiler
 from mariana_asr.align.training.corpus import Chunk, TrainingCorpus, spliced_features
-from mariana_asr.align.transition_ids import alignment_to_phones
 from mariana_asr.archives import ArchiveWriter, read_matrix, write_int_vectors
 from mariana_asr.corpus.datadir import DataDir
 from mariana_asr.errors import DataError, FormatError, StageError

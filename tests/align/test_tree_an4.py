@@ -5,6 +5,7 @@ from collections import Counter
 
 import numpy as np
 import pytest
+from plain_phones import alignment_to_phones
 
 from mariana_asr.align.formats.model_io import (
     read_gmm_model,
@@ -13,7 +14,7 @@ from mariana_asr.align.formats.model_io import (
 )
 from mariana_asr.align.formats.tree_io import read_tree, tree_to_bytes
 from mariana_asr.align.training.conversion import AlignmentConverter
-from mariana_asr.align.transition_ids import alignment_to_phones, read_alignments
+from mariana_asr.align.transition_ids import read_alignments
 from mariana_asr.align.tree.building import TreeOptions, build_tree
 from mariana_asr.align.tree.clustering import objective
 from mariana_asr.align.tree.initial_model import initial_gmms, pdfs_of_contexts

@@ -7,9 +7,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from made_trees import SILENCE, made_topology, monophone_model, some_phones, speak
+from plain_phones import alignment_to_phones
 
 from mariana_asr.align.formats.model_io import read_transition_model
-from mariana_asr.align.transition_ids import alignment_to_phones, read_alignments
+from mariana_asr.align.transition_ids import read_alignments
 from mariana_asr.align.tree.phones import PhoneTable, split_into_phones
 from mariana_asr.align.tree.statistics import ABSENT, TreeStats, rank_rows
 
