@@ -112,6 +112,12 @@ def default_tag(key: str, tag: str) -> Callable[[Any], Any]:
     return fill
 
 
+def tag_alone(key: str, tag: str) -> Callable[[Any], Any]:
+    """As :func:`default_tag`; and a single word stands for the mapping with that tag alone."""
+    fill = default_tag(key, tag)
+    return lambda value: {key: value} if isinstance(value, str) else fill(value)
+
+
 def _explain(details: Any, cls: type[BaseModel], tree: Mapping[str, Any]) -> str:
     """Say one problem of a validation as ``key.path: what was given, what is allowed``."""
     location = [str(part) for part in details["loc"]]

@@ -10,7 +10,7 @@ from mariana_asr.align.transition_ids import read_alignments
 from mariana_asr.archives import iterate_matrices, read_int_vectors
 from mariana_asr.corpus.audio import open_audio_info
 from mariana_asr.corpus.datadir import read_data_dir, read_table
-from mariana_asr.engine.frame_store import FrameStore
+from mariana_asr.engine.frames.frame_store import FrameStore
 from mariana_asr.errors import FormatError
 from mariana_asr.features.front_end import FRONT_END_FILE, FrontEnd, read_feature_dim
 from mariana_asr.lang.langdir import read_lang
@@ -131,7 +131,7 @@ def _network(path: Path) -> Facts:
 
 
 def _checkpoint(path: Path) -> Facts:
-    from mariana_asr.engine.checkpoint import read_checkpoint
+    from mariana_asr.engine.training.checkpoint import read_checkpoint
 
     for name, value in read_checkpoint(path).items():
         if isinstance(value, int | float | str):

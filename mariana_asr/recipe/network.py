@@ -11,10 +11,10 @@ from numpy.typing import NDArray
 from mariana_asr.align.formats.model_io import read_transition_model, transition_id_to_pdf
 from mariana_asr.align.transition_ids import check_transition_ids, read_alignments
 from mariana_asr.corpus.datadir import DataDir
-from mariana_asr.engine.frame_store import FrameStore
+from mariana_asr.engine.frames.frame_store import FrameStore
+from mariana_asr.engine.frames.packing import pack_frames
 from mariana_asr.engine.options import TrainOptions
-from mariana_asr.engine.packing import pack_frames
-from mariana_asr.engine.summary import TrainSummary
+from mariana_asr.engine.training.summary import TrainSummary
 from mariana_asr.errors import DataError
 from mariana_asr.features.front_end import FrontEnd, TransformOptions, iterate_features
 from mariana_asr.nnet.options import DnnOptions
@@ -84,7 +84,7 @@ def train_acoustic_model(
         StageError: Training failed.
     """
     # Only here: importing torch takes seconds that other stages need not wait.
-    from mariana_asr.engine.training import train_network
+    from mariana_asr.engine.training.training import train_network
     from mariana_asr.nnet.acoustic_model import (
         AcousticModel,
         build_network,

@@ -16,7 +16,7 @@ from mariana_asr.align.transition_ids import read_alignments
 from mariana_asr.archives import iterate_int_vectors, write_int_vectors
 from mariana_asr.cli.main import main
 from mariana_asr.corpus.datadir import DataDir, read_data_dir
-from mariana_asr.engine.frame_store import FrameStore
+from mariana_asr.engine.frames.frame_store import FrameStore
 
 TRAIN_SPEAKERS = ["fash", "fbbh", "fclc", "fejs", "mblw", "mcel", "mdcs", "mgah"]
 DEV_SPEAKER = "ffmm"

@@ -12,16 +12,16 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from mariana_asr.engine.checkpoint import CheckpointFolder
-from mariana_asr.engine.device import choose_device
-from mariana_asr.engine.evaluation import Evaluation, evaluate
-from mariana_asr.engine.frame_store import FrameStore
+from mariana_asr.engine.frames.frame_store import FrameStore
+from mariana_asr.engine.frames.randomizer import Minibatch, Randomizer
+from mariana_asr.engine.launch.device import choose_device
+from mariana_asr.engine.optimisers.optimiser import FrameSgd
 from mariana_asr.engine.options import NewbobOptions, TrainOptions
-from mariana_asr.engine.progress import EpochProgress
-from mariana_asr.engine.randomizer import Minibatch, Randomizer
-from mariana_asr.engine.schedule import Newbob
-from mariana_asr.engine.sgd import FrameSgd
-from mariana_asr.engine.summary import TrainSummary, summary_of, write_log
+from mariana_asr.engine.training.checkpoint import CheckpointFolder
+from mariana_asr.engine.training.evaluation import Evaluation, evaluate
+from mariana_asr.engine.training.progress import EpochProgress
+from mariana_asr.engine.training.schedule import Newbob
+from mariana_asr.engine.training.summary import TrainSummary, summary_of, write_log
 from mariana_asr.errors import DataError, StageError, summarise
 
 __all__ = ["FrameNetwork", "NewbobOptions", "TrainOptions", "TrainSummary", "train_network"]

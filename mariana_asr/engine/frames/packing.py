@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
 
-from mariana_asr.engine.frame_store import (
+from mariana_asr.engine.frames.frame_store import (
     FORMAT,
     STORAGE_TYPES,
     TARGET_TYPE,

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from mariana_asr.engine.frame_store import FrameStore
+from mariana_asr.engine.frames.frame_store import FrameStore
 
 MAX_BLOCK_FRAMES = 2048
 """A block has at most about so many frames: enough to read at a stretch from a slow disk."""

@@ -5,7 +5,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from mariana_asr.engine.checkpoint import CheckpointFolder, read_checkpoint, write_checkpoint
+from mariana_asr.engine.training.checkpoint import (
+    CheckpointFolder,
+    read_checkpoint,
+    write_checkpoint,
+)
 from mariana_asr.errors import FormatError, MarianaError
 
 
@@ -68,7 +72,9 @@ def test_a_full_disk_is_a_clear_error_and_damages_nothing(tmp_path: Path, monkey
             raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(
-        "mariana_asr.engine.checkpoint.open", lambda path, mode: FullDisk(path, mode), raising=False
+        "mariana_asr.engine.training.checkpoint.open",
+        lambda path, mode: FullDisk(path, mode),
+        raising=False,
     )
     with pytest.raises(MarianaError, match="No space left on device"):
         folder.save(state(2), 2)

@@ -9,9 +9,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mariana_asr.engine.order import Blocks, EpochOrder, block_size
-from mariana_asr.engine.packing import PackOptions, pack_frames
-from mariana_asr.engine.randomizer import Randomizer
+from mariana_asr.engine.frames.order import Blocks, EpochOrder, block_size
+from mariana_asr.engine.frames.packing import PackOptions, pack_frames
+from mariana_asr.engine.frames.randomizer import Randomizer
 from mariana_asr.features.splice import splice
 
 LENGTHS = [1, 2, 3, 700, 5, 40, 41, 900, 350, 20, 1, 600, 77, 300, 2500, 13]

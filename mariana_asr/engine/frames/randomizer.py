@@ -16,8 +16,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from mariana_asr.engine.frame_store import FrameStore
-from mariana_asr.engine.order import Blocks, EpochOrder, block_size
+from mariana_asr.engine.frames.frame_store import FrameStore
+from mariana_asr.engine.frames.order import Blocks, EpochOrder, block_size
 from mariana_asr.nnet.splicing import gather_windows, window_offsets
 
 POOLS_AHEAD = 1

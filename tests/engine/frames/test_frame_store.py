@@ -3,8 +3,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from mariana_asr.engine.frame_store import FrameStore
-from mariana_asr.engine.packing import FrameStoreWriter, PackOptions, pack_frames
+from mariana_asr.engine.frames.frame_store import FrameStore
+from mariana_asr.engine.frames.packing import FrameStoreWriter, PackOptions, pack_frames
 from mariana_asr.errors import DataError, FormatError, StageError
 
 

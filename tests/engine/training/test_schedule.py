@@ -3,7 +3,7 @@ import math
 import pytest
 
 from mariana_asr.engine.options import NewbobOptions
-from mariana_asr.engine.schedule import Newbob
+from mariana_asr.engine.training.schedule import Newbob
 
 
 def run(losses, initial=4.0, learning_rate=0.008, **options):

@@ -7,8 +7,8 @@ import torch
 from torch import nn
 from torch.nn.functional import cross_entropy
 
-from mariana_asr.engine.frame_store import FrameStore
-from mariana_asr.engine.randomizer import Randomizer
+from mariana_asr.engine.frames.frame_store import FrameStore
+from mariana_asr.engine.frames.randomizer import Randomizer
 
 MINIBATCH_SIZE = 2048
 RANDOMIZER_SIZE = 32768

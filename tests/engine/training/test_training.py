@@ -14,13 +14,13 @@ import pytest
 import torch
 
 from mariana_asr.engine import training
-from mariana_asr.engine.checkpoint import CheckpointFolder
-from mariana_asr.engine.evaluation import evaluate
-from mariana_asr.engine.frame_store import FrameStore
+from mariana_asr.engine.frames.frame_store import FrameStore
+from mariana_asr.engine.frames.packing import pack_frames
+from mariana_asr.engine.optimisers.optimiser import FrameSgd
 from mariana_asr.engine.options import NewbobOptions, TrainOptions
-from mariana_asr.engine.packing import pack_frames
-from mariana_asr.engine.sgd import FrameSgd
-from mariana_asr.engine.training import train_network
+from mariana_asr.engine.training.checkpoint import CheckpointFolder
+from mariana_asr.engine.training.evaluation import evaluate
+from mariana_asr.engine.training.training import train_network
 from mariana_asr.errors import DataError, StageError
 from mariana_asr.nnet.dnn import Dnn, DnnOptions
 

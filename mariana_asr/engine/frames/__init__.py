@@ -1,0 +1,1 @@
+"""The data path: the packed frames, their order, and the minibatches on the device."""

@@ -1,0 +1,1 @@
+"""Workers: starting them, and what each knows of the group."""

@@ -1,0 +1,55 @@
+"""Options of the engine and of training; importing them does not load torch."""
+
+from mariana_asr.engine.options.engine import EngineOptions
+from mariana_asr.engine.options.exchanges import (
+    AllReduceOptions,
+    BmufOptions,
+    ExchangeOptions,
+    HalfOptions,
+    HierarchicalOptions,
+    LocalSgdOptions,
+    PowerSgdOptions,
+    ShardedOptions,
+)
+from mariana_asr.engine.options.optimisers import (
+    AdagradOptions,
+    AdamOptions,
+    OptimiserOptions,
+    SgdOptions,
+)
+from mariana_asr.engine.options.pretraining import (
+    DenoisingOptions,
+    PretrainingOptions,
+    RbmOptions,
+)
+from mariana_asr.engine.options.schedules import (
+    CosineOptions,
+    ExponentialOptions,
+    NewbobOptions,
+    ScheduleOptions,
+)
+from mariana_asr.engine.options.training import TrainOptions
+
+__all__ = [
+    "AdagradOptions",
+    "AdamOptions",
+    "AllReduceOptions",
+    "BmufOptions",
+    "CosineOptions",
+    "DenoisingOptions",
+    "EngineOptions",
+    "ExchangeOptions",
+    "ExponentialOptions",
+    "HalfOptions",
+    "HierarchicalOptions",
+    "LocalSgdOptions",
+    "NewbobOptions",
+    "OptimiserOptions",
+    "PowerSgdOptions",
+    "PretrainingOptions",
+    "RbmOptions",
+    "ScheduleOptions",
+    "SgdOptions",
+    "ShardedOptions",
+    "TrainOptions",
+]
