@@ -3,17 +3,13 @@
 import logging
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import click
 from rich.console import Console
-from rich.logging import RichHandler
 from rich.table import Table
 
 from mariana_asr.errors import MarianaError
-
-_LINE = logging.Formatter("%(asctime)s %(levelname)s %(message)s", "%Y-%m-%d %H:%M:%S")
 
 
 class Commands(click.Group):
@@ -49,32 +45,6 @@ class Commands(click.Group):
         except KeyboardInterrupt:
             click.echo("Interrupted; the same command goes on from here.", err=True)
             ctx.exit(130)
-
-
-def start_logging(*, verbose: bool = False) -> None:
-    """Send log messages to standard error: coloured on a terminal, plain lines elsewhere."""
-    handler: logging.Handler
-    if sys.stderr.isatty():
-        handler = RichHandler(
-            console=Console(stderr=True), show_path=False, omit_repeated_times=False, markup=False
-        )
-    else:
-        handler = logging.StreamHandler()
-        handler.setFormatter(_LINE)
-    logger = logging.getLogger("mariana_asr")
-    for old in list(logger.handlers):
-        logger.removeHandler(old)
-    logger.addHandler(handler)
-    logger.setLevel(logging.DEBUG if verbose else logging.INFO)
-    logger.propagate = False
-
-
-def log_to_file(path: Path) -> None:
-    """Append log messages to a file as plain lines, beside those on the terminal."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handler = logging.FileHandler(path, encoding="utf-8")
-    handler.setFormatter(_LINE)
-    logging.getLogger("mariana_asr").addHandler(handler)
 
 
 def print_table(title: str, header: Sequence[str], rows: Sequence[Sequence[object]]) -> None:

@@ -1,9 +1,12 @@
 """The command ``mariana-asr``."""
 
+import logging
+
 import click
 
 from mariana_asr import __version__
-from mariana_asr.cli.console import Commands, start_logging
+from mariana_asr.cli.console import Commands
+from mariana_asr.logs import start_logging
 
 
 @click.group(
@@ -40,4 +43,4 @@ def main(verbose: bool) -> None:
     directories; words of the form KEY=VALUE after their arguments set the options that the
     recipe's sections have.
     """
-    start_logging(verbose=verbose)
+    start_logging(logging.DEBUG if verbose else logging.INFO)

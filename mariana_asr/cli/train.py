@@ -5,7 +5,9 @@ from pathlib import Path
 import click
 
 from mariana_asr.cli.arguments import allow_pipes_option, existing_path, jobs_option, new_path
-from mariana_asr.cli.console import log_to_file, print_table
+from mariana_asr.cli.console import print_table
+from mariana_asr.cli.team import with_team
+from mariana_asr.logs import log_to_file
 from mariana_asr.recipe.experiment import Experiment
 from mariana_asr.recipe.load import load_recipe
 from mariana_asr.recipe.runner import plan_stages
@@ -48,9 +50,13 @@ def command(
         rows = [(p.stage.name, p.status, p.reason) for p in planned]
         print_table(f"Stages of {folder}", ("stage", "status", "why"), rows)
         return
-    log_to_file(folder / "log.txt")
-    experiment.run()
-    print_results(folder)
+
+    def lead() -> None:
+        log_to_file(folder / "log.txt")
+        experiment.run()
+        print_results(folder)
+
+    with_team(lead)
 
 
 def print_results(folder: Path) -> None:

@@ -5,7 +5,9 @@ from pathlib import Path
 import click
 
 from mariana_asr.cli.arguments import assignments_argument, existing_dir, new_path
+from mariana_asr.cli.team import with_team
 from mariana_asr.corpus.datadir import read_data_dir
+from mariana_asr.engine.frames.packing import PackOptions
 from mariana_asr.options import options_from_assignments
 from mariana_asr.recipe.network import pack_aligned_frames, train_acoustic_model
 from mariana_asr.recipe.schema import NetworkSections
@@ -18,7 +20,8 @@ from mariana_asr.recipe.schema import NetworkSections
 @click.argument("held_out_ali", type=existing_dir)
 @click.argument("out", type=new_path)
 @assignments_argument(
-    "the options of the recipe's sections `model` and `train`, such as model.hidden_dim=2048"
+    "the options of the recipe's sections `model`, `train` and `engine`, "
+    "such as model.hidden_dim=2048"
 )
 def command(
     data: Path,
@@ -31,8 +34,24 @@ def command(
     """Train a network on DATA with the alignments ALI, watched on the held-out pair, into OUT."""
     options = options_from_assignments(NetworkSections, assignments)
     frames = out / "frames"
-    pack_aligned_frames(read_data_dir(data), ali, options.model.transform, frames / "train")
-    pack_aligned_frames(
-        read_data_dir(held_out_data), held_out_ali, options.model.transform, frames / "dev"
-    )
-    train_acoustic_model(frames / "train", frames / "dev", ali, options.model, options.train, out)
+
+    def lead() -> None:
+        transform, packing = options.model.transform, PackOptions(storage=options.engine.storage)
+        for name, directory, alignments in (
+            ("train", data, ali),
+            ("dev", held_out_data, held_out_ali),
+        ):
+            pack_aligned_frames(
+                read_data_dir(directory), alignments, transform, frames / name, packing
+            )
+        train_acoustic_model(
+            frames / "train",
+            frames / "dev",
+            ali,
+            options.model,
+            options.train,
+            options.engine,
+            out,
+        )
+
+    with_team(lead)

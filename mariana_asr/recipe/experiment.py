@@ -11,6 +11,7 @@ from functools import partial
 from pathlib import Path
 
 from mariana_asr.corpus.prepare import check_corpus, corpus_files
+from mariana_asr.engine.options.engine import RUN_OPTIONS
 from mariana_asr.files import write_text
 from mariana_asr.lang.options import ArpaLm
 from mariana_asr.options import Options
@@ -161,12 +162,17 @@ class Experiment:
         """Packing of frames, training and decoding of a network on some alignments."""
         recipe = self.recipe
         frames = "frames" if network == "dnn" else f"frames_{network}"
-        options = {"model": _plain(recipe.model), "train": _plain(recipe.train)}
+        options = {
+            "model": _plain(recipe.model),
+            "train": _plain(recipe.train),
+            "engine": recipe.engine.model_dump(mode="json", exclude=set(RUN_OPTIONS)),
+        }
+        storage = {"storage": recipe.engine.storage}
         return [
             Stage(
                 frames,
                 partial(self._work.frames, ali),
-                _plain(recipe.model.transform),
+                _plain(recipe.model.transform) | storage,
                 after=("features", ali),
             ),
             Stage(network, partial(self._work.network, frames, ali), options, after=(ali, frames)),

@@ -12,8 +12,8 @@ from mariana_asr.align.formats.model_io import read_transition_model, transition
 from mariana_asr.align.transition_ids import check_transition_ids, read_alignments
 from mariana_asr.corpus.datadir import DataDir
 from mariana_asr.engine.frames.frame_store import FrameStore
-from mariana_asr.engine.frames.packing import pack_frames
-from mariana_asr.engine.options import TrainOptions
+from mariana_asr.engine.frames.packing import PackOptions, pack_frames
+from mariana_asr.engine.options import EngineOptions, TrainOptions
 from mariana_asr.engine.training.summary import TrainSummary
 from mariana_asr.errors import DataError
 from mariana_asr.features.front_end import FrontEnd, TransformOptions, iterate_features
@@ -24,7 +24,11 @@ logger = logging.getLogger(__name__)
 
 
 def pack_aligned_frames(
-    data: DataDir, ali_dir: str | Path, transform: TransformOptions, out_dir: str | Path
+    data: DataDir,
+    ali_dir: str | Path,
+    transform: TransformOptions,
+    out_dir: str | Path,
+    options: PackOptions | None = None,
 ) -> None:
     """Pack a data directory's features and the pdfs of its alignments into a frame store.
 
@@ -33,6 +37,7 @@ def pack_aligned_frames(
         ali_dir: Folder with ``final.mdl`` and the alignments made with it.
         transform: What is done to the features before they are stored.
         out_dir: The frame store, with the front end (``front_end.json``) and ``skipped.txt``.
+        options: How the frames are stored.
 
     Raises:
         FormatError: The alignments or the model are missing, damaged, or of another model.
@@ -53,7 +58,13 @@ def pack_aligned_frames(
             check_transition_ids(alignments[utterance], transition_model)
             yield utterance, features, pdfs[alignments[utterance]]
 
-    pack_frames(out_dir, aligned(), num_outputs=transition_model.num_pdfs, skipped=skipped)
+    pack_frames(
+        out_dir,
+        aligned(),
+        num_outputs=transition_model.num_pdfs,
+        options=options,
+        skipped=skipped,
+    )
     FrontEnd.of(data, transform).save(out_dir)
 
 
@@ -63,6 +74,7 @@ def train_acoustic_model(
     ali_dir: str | Path,
     model: DnnOptions,
     options: TrainOptions,
+    engine: EngineOptions,
     out_dir: str | Path,
 ) -> TrainSummary:
     """Train a network on packed frames and bundle it for decoding.
@@ -76,6 +88,7 @@ def train_acoustic_model(
         ali_dir: Folder of the model that aligned them.
         model: The network.
         options: Its training.
+        engine: On what it is trained.
         out_dir: Where to write.
 
     Raises:
@@ -84,7 +97,7 @@ def train_acoustic_model(
         StageError: Training failed.
     """
     # Only here: importing torch takes seconds that other stages need not wait.
-    from mariana_asr.engine.training.training import train_network
+    from mariana_asr.engine.training.train import train_network
     from mariana_asr.nnet.acoustic_model import (
         AcousticModel,
         build_network,
@@ -109,7 +122,7 @@ def train_acoustic_model(
         f"{held_out.num_frames:,}",
         front_end.describe(),
     )
-    summary = train_network(network, train, held_out, options, out_dir)
+    summary = train_network(network, train, held_out, options, out_dir, engine)
     priors = log_priors_from_counts(np.asarray(train.class_counts))
     AcousticModel(network, model, front_end, priors).save(out_dir / "nnet.pt")
     phones = ("phones.txt",) if (ali_dir / "phones.txt").exists() else ()

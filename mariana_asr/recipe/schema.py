@@ -14,7 +14,7 @@ from mariana_asr.align.training.sat import SatOptions
 from mariana_asr.align.training.triphone import DeltasOptions
 from mariana_asr.corpus.prepare import PreparerOptions
 from mariana_asr.decode.options import DecodeOptions
-from mariana_asr.engine.options import TrainOptions
+from mariana_asr.engine.options import EngineOptions, TrainOptions
 from mariana_asr.features.mfcc import MfccOptions
 from mariana_asr.features.options import FeatureOptions
 from mariana_asr.lang.options import GraphOptions, LangOptions, LmOptions
@@ -102,6 +102,7 @@ class NetworkSections(Options):
 
     model: DnnOptions = DnnOptions()
     train: TrainOptions = TrainOptions()
+    engine: EngineOptions = EngineOptions()
 
 
 class ScoreSection(Options):
@@ -126,6 +127,7 @@ class Recipe(Options):
     align: AlignSection = AlignSection()
     model: DnnOptions = DnnOptions()
     train: TrainOptions = TrainOptions()
+    engine: EngineOptions = EngineOptions()
     decode: DecodeOptions = DecodeOptions()
     score: ScoreSection = ScoreSection()
 

@@ -15,6 +15,7 @@ from mariana_asr.corpus.datadir import DataDir, read_data_dir
 from mariana_asr.corpus.prepare import prepare_corpus
 from mariana_asr.decode.decoder import decode
 from mariana_asr.decode.scorers import load_network
+from mariana_asr.engine.frames.packing import PackOptions
 from mariana_asr.features.extract import extract_features
 from mariana_asr.lang.graph import make_graph
 from mariana_asr.lang.langdir import Lang, read_lang
@@ -156,7 +157,13 @@ class StageWork:
         """Features and targets, packed for training."""
         transform = self.recipe.model.transform
         for name in (TRAIN, DEV):
-            pack_aligned_frames(self._set(name), self.folder / ali / name, transform, out / name)
+            pack_aligned_frames(
+                self._set(name),
+                self.folder / ali / name,
+                transform,
+                out / name,
+                PackOptions(storage=self.recipe.engine.storage),
+            )
 
     def network(self, frames: str, ali: str, out: Path) -> None:
         """A network."""
@@ -166,6 +173,7 @@ class StageWork:
             self.folder / ali / TRAIN,
             self.recipe.model,
             self.recipe.train,
+            self.recipe.engine,
             out,
         )
 

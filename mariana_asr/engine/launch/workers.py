@@ -1,10 +1,13 @@
 """What a worker knows of the group that it trains in."""
 
 from dataclasses import dataclass
+from typing import TypeVar
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
+
+ItemT = TypeVar("ItemT")
 
 
 @dataclass(frozen=True)
@@ -48,3 +51,11 @@ class Workers:
     def part_of(self, frames: int) -> slice:
         """This worker's rows of a minibatch of all workers: equal parts, to one frame."""
         return slice(frames * self.rank // self.size, frames * (self.rank + 1) // self.size)
+
+    def gather(self, items: list[ItemT]) -> list[ItemT]:
+        """The items of all workers, in order of rank."""
+        if self.size == 1:
+            return items
+        lists: list[list[ItemT]] = [[] for _ in range(self.size)]
+        dist.all_gather_object(lists, items)
+        return [item for part in lists for item in part]

@@ -33,8 +33,9 @@ class RbmOptions(Options):
 
 
 class DenoisingOptions(Options):
-    """A stack of denoising autoencoders (Vincent et al. 2008): each layer learns to restore
-    its input from one in which some values were set to zero.
+    """A stack of denoising autoencoders (Vincent et al. 2008).
+
+    Each layer learns to restore its input from one in which some values were set to zero.
     """
 
     type: Literal["denoising"] = "denoising"

@@ -31,7 +31,7 @@ class TrainOptions(Options):
     """How the learning rate falls, and when training ends."""
     warmup_steps: int = Field(default=0, ge=0)
     """The learning rate rises evenly from zero over so many steps at the beginning."""
-    layer_rates: dict[str, float] = {}
+    layer_rates: dict[str, float] = Field(default_factory=dict)
     """Factors on the learning rate of single layers, by the names of their parameters, where
     ``*`` stands for anything: ``{"hidden.0.*": 0.5}``."""
     l2_penalty: float = Field(default=0.0, ge=0.0)

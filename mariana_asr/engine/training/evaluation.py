@@ -5,10 +5,10 @@ from dataclasses import dataclass
 
 import torch
 from torch import nn
-from torch.nn.functional import cross_entropy
 
 from mariana_asr.engine.frames.frame_store import FrameStore
 from mariana_asr.engine.frames.randomizer import Randomizer
+from mariana_asr.engine.launch.workers import Workers
 
 MINIBATCH_SIZE = 2048
 RANDOMIZER_SIZE = 32768
@@ -19,39 +19,44 @@ class Evaluation:
     """How well a network classifies frames."""
 
     loss: float
-    """Mean cross-entropy a frame, in nats; Kaldi's AvgLoss."""
+    """Mean loss a frame: of a classification the cross-entropy in nats, Kaldi's AvgLoss."""
     accuracy: float
-    """Share of frames whose most probable class is the target, 0 to 1."""
+    """Mean measure a frame: of a classification the share of right frames, 0 to 1."""
 
 
 def evaluate(
-    network: nn.Module,
+    objective: nn.Module,
     store: FrameStore,
+    workers: Workers,
     *,
     left_context: int,
     right_context: int,
-    device: torch.device,
 ) -> Evaluation:
-    """Run a network over every frame of a store, in evaluation mode and without gradients."""
+    """Run an objective over every frame of a store, in evaluation mode and without gradients.
+
+    Workers share the frames, and all of them get the whole figures.
+    """
     frames = Randomizer(
         store,
         left_context=left_context,
         right_context=right_context,
-        minibatch_size=MINIBATCH_SIZE,
+        minibatch_size=MINIBATCH_SIZE * workers.size,
         randomizer_size=RANDOMIZER_SIZE,
         seed=0,
-        device=device,
+        device=workers.device,
         shuffle=False,
+        rank=workers.rank,
+        size=workers.size,
     )
-    was_training = network.training
-    network.eval()
+    was_training = objective.training
+    objective.eval()
     # Sums stay on the device until the end, in double precision: nothing waits for them.
-    loss = torch.zeros((), dtype=torch.float64, device=device)
-    correct = torch.zeros((), dtype=torch.int64, device=device)
+    sums = torch.zeros(2, dtype=torch.float64, device=workers.device)
     with torch.inference_mode(), closing(frames.epoch(0)) as minibatches:
         for minibatch in minibatches:
-            logits = network(minibatch.inputs)
-            loss += cross_entropy(logits, minibatch.targets, reduction="sum")
-            correct += (logits.argmax(dim=1) == minibatch.targets).sum()
-    network.train(was_training)
-    return Evaluation(loss.item() / store.num_frames, correct.item() / store.num_frames)
+            loss, measure = objective(minibatch.inputs, minibatch.targets)
+            sums[0] += loss
+            sums[1] += measure
+    objective.train(was_training)
+    loss_sum, measure_sum = workers.sum(sums).tolist()
+    return Evaluation(loss_sum / store.num_frames, measure_sum / store.num_frames)

@@ -5,8 +5,11 @@ import sys
 import time
 from types import TracebackType
 
+import torch
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+from mariana_asr.engine.training.totals import Totals
 
 logger = logging.getLogger(__name__)
 
@@ -20,11 +23,12 @@ BAR_SECONDS = 0.2
 class EpochProgress:
     """Progress through the minibatches of one epoch; a context manager."""
 
-    def __init__(self, title: str, num_frames: int, done: int = 0) -> None:
+    def __init__(self, title: str, num_frames: int, done: int = 0, *, shown: bool = True) -> None:
         """``done`` frames of ``num_frames`` were trained before, by a run that was stopped."""
-        self._title, self._num_frames, self._done = title, num_frames, done
+        self._title, self._num_frames = title, num_frames
+        self._is_shown = shown
         self._bar: Progress | None = None
-        if sys.stderr.isatty():
+        if shown and sys.stderr.isatty():
             self._bar = Progress(
                 TextColumn("{task.description}"),
                 BarColumn(),
@@ -53,19 +57,34 @@ class EpochProgress:
         if self._bar is not None:
             self._bar.stop()
 
-    def advance(self, frames: int, loss: float, waiting: float) -> None:
-        """Note ``frames`` more; ``loss`` is the epoch's so far, ``waiting`` seconds for data."""
-        self._done += frames
+    def show(self, totals: Totals, device: torch.device) -> None:
+        """Show how far the epoch is, where the last time is long enough ago."""
         now = time.perf_counter()
-        if now - self._shown < (LINE_SECONDS if self._bar is None else BAR_SECONDS):
+        pause = LINE_SECONDS if self._bar is None else BAR_SECONDS
+        if not self._is_shown or now - self._shown < pause:
             return
         self._shown = now
         seconds = now - self._started
-        figures = (
-            f"loss {loss:.4f}, {(self._done - self._first) / seconds:,.0f} frames/s, "
-            f"{waiting / seconds:.0%} waiting for data"
-        )
+        rate = (totals.frames - self._first) / seconds
+        figures = [
+            f"loss {totals.mean_loss:.4f}",
+            f"accuracy {totals.accuracy:.2%}",
+            f"{rate:,.0f} frames/s",
+            f"{totals.data_wait_share:.0%} waiting for data",
+        ]
+        if totals.exchange.steps:
+            figures.append(f"{totals.exchange_wait_share:.0%} for the exchange")
+        if device.type == "cuda":
+            figures.append(f"{torch.cuda.max_memory_allocated(device) / 2**30:.1f} GiB of GPU")
+        text = ", ".join(figures)
         if self._bar is not None:
-            self._bar.update(self._task, completed=self._done, figures=figures)
+            self._bar.update(self._task, completed=totals.frames, figures=text)
         else:
-            logger.info("%s: %.0f%%, %s", self._title, 100 * self._done / self._num_frames, figures)
+            left = (self._num_frames - totals.frames) / max(rate, 1e-9)
+            logger.info(
+                "%s: %.0f%%, %s, %.0f s left",
+                self._title,
+                100 * totals.frames / self._num_frames,
+                text,
+                left,
+            )

@@ -54,7 +54,7 @@ def summary_of(
         StageError: No epoch was kept.
     """
     epochs = history[1:]
-    kept = [record for record in epochs if record["accepted"]]
+    kept = [record for record in epochs if record["best"]]
     if not kept:
         raise StageError(
             f"no epoch lowered the held-out loss below {history[0]['held_out_loss']:.4f}, "

@@ -1,0 +1,157 @@
+"""What a checkpoint holds of a training, and whether it is of the same one."""
+
+import logging
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import nn
+
+from mariana_asr.engine.exchange.sharded import cut_shards, join_shards
+from mariana_asr.engine.frames.frame_store import FrameStore
+from mariana_asr.engine.options import EngineOptions, TrainOptions
+from mariana_asr.engine.options.engine import RUN_OPTIONS as ENGINE_RUN_OPTIONS
+from mariana_asr.engine.training.checkpoint import read_own, read_shared
+from mariana_asr.engine.training.totals import Totals
+from mariana_asr.errors import StageError
+
+if TYPE_CHECKING:
+    from mariana_asr.engine.training.loop import Training
+
+logger = logging.getLogger(__name__)
+
+TRAIN_RUN_OPTIONS = {"checkpoint_every", "keep_checkpoints", "max_non_finite"}
+"""Options that may differ between a run and the one that resumes it."""
+
+
+def identity_of(
+    network: nn.Module,
+    train: FrameStore,
+    held_out: FrameStore,
+    options: TrainOptions,
+    engine: EngineOptions,
+    minibatch_size: int,
+) -> dict[str, Any]:
+    """What must be equal in a run and the one that resumes it."""
+    return {
+        "options": {
+            **options.model_dump(mode="json", exclude=TRAIN_RUN_OPTIONS),
+            **engine.model_dump(mode="json", exclude=set(ENGINE_RUN_OPTIONS)),
+            "frames of a minibatch": minibatch_size,
+        },
+        "training frames": train.fingerprint,
+        "held-out frames": held_out.fingerprint,
+        "network": {name: list(t.shape) for name, t in network.state_dict().items()},
+    }
+
+
+def save_state(training: "Training") -> None:
+    """Save a checkpoint; all workers call this at the same step.
+
+    Raises:
+        MarianaError: It cannot be written.
+    """
+    stepper = training.stepper
+    shared = {
+        "identity": training.identity,
+        "network": training.network.state_dict(),
+        "best": training.best,
+        "schedule": training.schedule.state_dict(),
+        "global_step": training.global_step,
+        "next_step": training.next_step,
+        "totals": training.totals.state_dict(),
+        "history": training.history,
+    }
+    own: dict[str, Any] = {
+        "exchange": stepper.exchange.state_dict(),
+        "buffers": dict(training.network.named_buffers()),
+        "random_states": _random_states(training.workers.device),
+        "non_finite_in_a_row": training.non_finite_in_a_row,
+    }
+    keeper = shared if stepper.exchange.optimiser_state == "shared" else own
+    keeper["optimiser"] = stepper.optimiser.state_dict()
+    training.checkpoints.save(training.workers, shared, own, training.global_step)
+
+
+def load_state(training: "Training") -> bool:
+    """Go on from the newest whole checkpoint; False if there is none.
+
+    Raises:
+        StageError: It is of another training.
+    """
+    workers = training.workers
+    path = training.checkpoints.newest_whole() if workers.is_first else None
+    # All must take the one that the first has found whole.
+    step = torch.tensor(
+        -1 if path is None and workers.is_first else int(path.name.split("-")[1]) if path else 0,
+        device=workers.device,
+    )
+    if (found := int(workers.sum(step).item())) < 0:
+        return False
+    path = training.checkpoints.path_of(found)
+    shared = read_shared(path, workers.device)
+    _check_identity(training, shared["identity"])
+    same_size = shared["num_workers"] == workers.size
+    training.network.load_state_dict(shared["network"])
+    training.stepper.exchange.reset()
+    training.best = shared["best"]
+    training.schedule.load_state_dict(shared["schedule"])
+    training.global_step, training.next_step = shared["global_step"], shared["next_step"]
+    training.totals = Totals.from_state(shared["totals"])
+    training.history = shared["history"]
+    if same_size:
+        own = read_own(path, workers.rank, workers.device)
+        for name, buffer in training.network.named_buffers():
+            if name in own["buffers"]:
+                buffer.copy_(own["buffers"][name])
+        training.non_finite_in_a_row = own["non_finite_in_a_row"]
+        _set_random_states(own["random_states"], workers.device)
+        training.stepper.exchange.load_state_dict(own["exchange"])
+    elif workers.is_first:
+        logger.info("resumed with %d workers, was %d", workers.size, shared["num_workers"])
+    state = _optimiser_state(training, shared)
+    if state is not None:
+        training.stepper.optimiser.load_state_dict(state)
+    return True
+
+
+def _optimiser_state(training: "Training", shared: dict[str, Any]) -> dict[str, Any] | None:
+    """The optimiser's state for this worker, whatever the number of workers that saved it."""
+    workers, before = training.workers, shared["num_workers"]
+    if "optimiser" in shared:
+        return shared["optimiser"]
+    path = training.checkpoints.path_of(shared["global_step"])
+    if before == workers.size:
+        return read_own(path, workers.rank, workers.device)["optimiser"]
+    if training.stepper.exchange.optimiser_state == "local":
+        return None
+    shapes = {name: p.shape for name, p in training.network.named_parameters()}
+    states = [read_own(path, rank, workers.device)["optimiser"] for rank in range(before)]
+    return cut_shards(join_shards(states, shapes), workers.rank, workers.size)
+
+
+def _check_identity(training: "Training", found: dict[str, Any]) -> None:
+    expected = training.identity
+    before, now = found["options"], expected["options"]
+    changed = [
+        f"{key} ({before.get(key)} -> {now[key]})" for key in now if before.get(key) != now[key]
+    ]
+    changed += [key for key in expected if key != "options" and found.get(key) != expected[key]]
+    if changed:
+        raise StageError(
+            f"these checkpoints are of another training: {', '.join(changed)} changed",
+            where=training.checkpoints.directory,
+            remedy="Remove the folder to train anew, or restore what was changed",
+        )
+
+
+def _random_states(device: torch.device) -> dict[str, torch.Tensor]:
+    states = {"cpu": torch.get_rng_state()}
+    if device.type == "cuda":
+        states["cuda"] = torch.cuda.get_rng_state(device)
+    return states
+
+
+def _set_random_states(states: dict[str, torch.Tensor], device: torch.device) -> None:
+    torch.set_rng_state(states["cpu"].cpu())
+    if device.type == "cuda" and "cuda" in states:
+        torch.cuda.set_rng_state(states["cuda"].cpu(), device)

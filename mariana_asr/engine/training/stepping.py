@@ -1,0 +1,115 @@
+"""One step of training: forward, backward, exchange, update."""
+
+from collections.abc import Iterator
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from mariana_asr.engine.exchange import make_exchange
+from mariana_asr.engine.frames.randomizer import Minibatch
+from mariana_asr.engine.launch.workers import Workers
+from mariana_asr.engine.optimisers.optimiser import Optimiser
+from mariana_asr.engine.options import EngineOptions, TrainOptions
+from mariana_asr.nnet.dropout import set_dropout_position
+
+NETWORK_PREFIX = "network."
+"""Of the names of parameters in an objective; users name a network's parameters without it."""
+
+
+class Stepper:
+    """An objective with what trains it: exchange and optimiser.
+
+    Attributes:
+        exchange: How the workers combine their gradients or parameters.
+        optimiser: Updates what this worker owns.
+        sums: (3,) float64 on the device: this worker's loss, measure (for a classification the
+            right frames) and frames since they were last taken.
+    """
+
+    def __init__(
+        self,
+        objective: nn.Module,
+        workers: Workers,
+        train: TrainOptions,
+        engine: EngineOptions,
+        *,
+        learning_rate_factors: dict[str, float],
+    ) -> None:
+        """The objective is on the workers' device already."""
+        self._objective = objective
+        self._device = workers.device
+        self._pieces = engine.accumulate
+        self._autocast = engine.precision == "bfloat16"
+        if engine.compile:
+            objective.compile()
+        squares = getattr(train.optimiser, "squares", "reduced")
+        self.exchange = make_exchange(
+            objective, workers, engine.exchange, exact_squares=squares == "exact"
+        )
+        self.optimiser = Optimiser(
+            {_plain(name): value for name, value in self.exchange.parameters.items()},
+            train,
+            learning_rate_factors=learning_rate_factors,
+            sum_over_owners=self.exchange.sum_over_owners,
+        )
+        self.sums = torch.zeros(3, dtype=torch.float64, device=workers.device)
+        self._moving = [b for b in objective.buffers() if b.is_floating_point()]
+
+    def step(self, minibatch: Minibatch, learning_rate: float, step_seed: int) -> bool:
+        """Learn from a minibatch.
+
+        Args:
+            minibatch: This worker's part of it.
+            learning_rate: The rate of this step.
+            step_seed: Decides what the network draws at random in this step.
+
+        Returns:
+            Whether it was learnt from; if its gradient is not finite, nothing is changed.
+        """
+        before = [buffer.clone() for buffer in self._moving]
+        sums = torch.zeros_like(self.sums)
+        self.exchange.zero_grad()
+        for number, rows in enumerate(self._cut(len(minibatch.targets))):
+            set_dropout_position(self._objective, step_seed, minibatch.first_row + rows.start)
+            with self.exchange.accumulating(last=number == self._pieces - 1):
+                with torch.autocast(self._device.type, torch.bfloat16, enabled=self._autocast):
+                    loss, measure = self.exchange.objective(
+                        minibatch.inputs[rows], minibatch.targets[rows]
+                    )
+                loss.backward()
+            sums[0] += loss.detach()
+            sums[1] += measure
+        sums[2] += len(minibatch.targets)
+        frames = self.exchange.finish_backward(len(minibatch.targets), minibatch.global_frames)
+        squares = self.exchange.squares
+        if squares is not None:
+            squares = {_plain(name): value for name, value in squares.items()}
+        applied = self.optimiser.step(learning_rate, frames, squares)
+        if applied:
+            self.sums += sums
+        else:
+            # Running statistics of batch norm have seen what was not finite.
+            for buffer, value in zip(self._moving, before, strict=True):
+                buffer.copy_(value)
+        self.exchange.finish_step(applied)
+        return applied
+
+    def take_sums(self) -> Tensor:
+        """The sums since they were last taken, (3,) float64."""
+        taken = self.sums.clone()
+        self.sums.zero_()
+        return taken
+
+    def _cut(self, frames: int) -> Iterator[slice]:
+        for piece in range(self._pieces):
+            yield slice(frames * piece // self._pieces, frames * (piece + 1) // self._pieces)
+
+
+def step_seed(seed: int, *place: int) -> int:
+    """A number of 32 bits for a step: independent of those of any other (seed, place)."""
+    return int(np.random.SeedSequence([seed, *place]).generate_state(1)[0])
+
+
+def _plain(name: str) -> str:
+    return name.removeprefix(NETWORK_PREFIX)

@@ -1,0 +1,61 @@
+"""The process of a worker: ``python -m mariana_asr.engine.training.worker PORT JOB``.
+
+torch's elastic launcher starts it; the environment says who it is, as under torchrun.
+"""
+
+import logging
+import os
+import signal
+import sys
+import threading
+import time
+from pathlib import Path
+
+from torch.distributed import rendezvous
+
+from mariana_asr.engine.launch.group import joined
+from mariana_asr.engine.launch.outcome import Outcome
+from mariana_asr.engine.training.train import Job, run_job
+from mariana_asr.errors import MarianaError
+from mariana_asr.logs import start_logging
+
+logger = logging.getLogger(__name__)
+
+
+def main(port: str, job_path: str) -> None:
+    """Do this worker's part of the job, and tell the launching process how it ended."""
+    threading.Thread(target=_end_with_launcher, args=(os.getppid(),), daemon=True).start()
+    local_rank, rank = int(os.environ["LOCAL_RANK"]), int(os.environ["RANK"])
+    outcome = Outcome(int(port))
+    if outcome.is_known:
+        # The workers were started anew after one of them ended with an error of the user's.
+        return
+    job = Job.load(Path(job_path))
+    if rank == 0:
+        job.logs.take_over()
+    else:
+        start_logging(logging.WARNING, prefix=f"worker {rank}: ")
+    restarts = os.environ["TORCHELASTIC_RESTART_COUNT"]
+    if rank == 0 and restarts != "0":
+        logger.warning("a worker died; all are started anew (restart %s)", restarts)
+    try:
+        store, rank, size = next(rendezvous("env://"))
+        with joined(
+            job.engine, store, rank=rank, size=size, local_rank=local_rank, local_size=size
+        ) as workers:
+            run_job(job, workers, signal.SIGTERM, signal.SIGINT)
+    except MarianaError as error:
+        outcome.tell_error(error)
+        sys.exit(1)
+    outcome.tell_done()
+
+
+def _end_with_launcher(launcher: int) -> None:
+    """End this process when the one that started it dies, however it dies."""
+    while os.getppid() == launcher:
+        time.sleep(0.5)
+    os._exit(1)
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
