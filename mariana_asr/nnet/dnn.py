@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn.utils import skip_init
 
+from mariana_asr.nnet.dropout import FrameDropout
 from mariana_asr.nnet.options import DnnOptions
 
 __all__ = ["Dnn", "DnnOptions"]
@@ -65,13 +66,13 @@ class Dnn(nn.Module):
         self.normalisation = InputNormalisation(self._window * frame_dim)
         layers: list[nn.Module] = []
         dim = self._window * frame_dim
-        for _ in range(options.hidden_layers):
+        for number in range(options.hidden_layers):
             layers.append(_linear(dim, options.hidden_dim, bias=not options.batch_norm))
             if options.batch_norm:
                 layers.append(nn.BatchNorm1d(options.hidden_dim))
             layers.append(nn.Sigmoid() if options.activation == "sigmoid" else nn.ReLU())
             if options.dropout > 0.0:
-                layers.append(nn.Dropout(options.dropout))
+                layers.append(FrameDropout(options.dropout, stream=number))
             dim = options.hidden_dim
         self.hidden = nn.Sequential(*layers)
         self.output = _linear(dim, num_outputs)

@@ -8,6 +8,7 @@ from torch import nn
 
 from mariana_asr.features.splice import splice
 from mariana_asr.nnet.dnn import Dnn, DnnOptions
+from mariana_asr.nnet.dropout import FrameDropout
 from mariana_asr.nnet.splicing import gather_windows, window_offsets
 
 PLAIN = {"batch_norm": False, "dropout": 0.0}
@@ -70,7 +71,7 @@ def test_every_kind_of_layer_trains(activation, batch_norm, dropout):
     network = Dnn(options, frame_dim=3, num_outputs=4)
     kinds = {type(layer) for layer in network.hidden}
     assert (nn.BatchNorm1d in kinds) == batch_norm
-    assert (nn.Dropout in kinds) == (dropout > 0)
+    assert (FrameDropout in kinds) == (dropout > 0)
     inputs = torch.randn(50, 12, generator=torch.Generator().manual_seed(1))
     network(inputs).square().sum().backward()
     assert all(parameter.grad is not None for parameter in network.parameters())
