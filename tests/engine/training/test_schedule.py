@@ -1,9 +1,17 @@
+import io
 import math
 
 import pytest
+import torch
 
-from mariana_asr.engine.options import NewbobOptions
-from mariana_asr.engine.training.schedule import Newbob
+from mariana_asr.engine.options import CosineOptions, ExponentialOptions, NewbobOptions
+from mariana_asr.engine.training.schedule import (
+    Cosine,
+    Decision,
+    Exponential,
+    Newbob,
+    make_schedule,
+)
 
 
 def run(losses, initial=4.0, learning_rate=0.008, **options):
@@ -15,6 +23,9 @@ def run(losses, initial=4.0, learning_rate=0.008, **options):
         decision = schedule.update(loss)
         steps.append((decision.accepted, schedule.learning_rate))
         assert decision.finished == schedule.finished
+        assert decision.best == decision.accepted
+        # Newbob's rate is the same for all steps of an epoch.
+        assert schedule.rate(0, 7) == schedule.rate(6, 7) == schedule.learning_rate
     return schedule, steps
 
 
@@ -89,4 +100,95 @@ def test_a_schedule_goes_on_from_its_saved_state():
     resumed.load_state_dict(half.state_dict())
     for loss in losses[2:4]:
         resumed.update(loss)
+    assert resumed.state_dict() == whole.state_dict()
+
+
+STEADY = [
+    ExponentialOptions(epochs=3, final_factor=0.2),
+    CosineOptions(epochs=3, final_factor=0.1),
+]
+
+
+def test_options_decide_the_schedule():
+    made = [make_schedule(options, 0.1, 4.0) for options in (NewbobOptions(), *STEADY)]
+    assert [type(schedule) for schedule in made] == [Newbob, Exponential, Cosine]
+    assert {schedule.learning_rate for schedule in made} == {0.1}
+    assert {schedule.loss for schedule in made} == {4.0}
+
+
+def rates_of(options, num_steps, learning_rate=0.5):
+    schedule = make_schedule(options, learning_rate, 4.0)
+    rates = []
+    while not schedule.finished:
+        rates += [schedule.rate(step, num_steps) for step in range(num_steps)]
+        schedule.update(3.0)
+    return rates
+
+
+def test_exponential_rates_fall_by_the_same_factor_with_every_step():
+    rates = rates_of(STEADY[0], 5)
+    assert len(rates) == 15
+    # 14 steps from 0.5 down to 0.5 * 0.2.
+    assert rates == pytest.approx([0.5 * math.exp(math.log(0.2) * t / 14) for t in range(15)])
+    assert rates[-1] == pytest.approx(0.1)
+
+
+def test_cosine_rates_fall_along_half_a_cosine():
+    rates = rates_of(STEADY[1], 3)
+    # cos(t * 22.5 degrees), from the half-angle formulas.
+    root = math.sqrt(2.0)
+    cosines = [1.0, math.sqrt(2 + root) / 2, root / 2, math.sqrt(2 - root) / 2, 0.0]
+    cosines += [-value for value in cosines[-2::-1]]
+    assert rates == pytest.approx([0.5 * (0.1 + 0.9 * (1 + cosine) / 2) for cosine in cosines])
+    assert rates[0] == 0.5
+    assert rates[-1] == pytest.approx(0.05)
+
+
+@pytest.mark.parametrize("kind", [ExponentialOptions, CosineOptions])
+def test_a_training_of_one_step_has_the_highest_rate(kind):
+    assert rates_of(kind(epochs=1), 1) == [0.5]
+
+
+@pytest.mark.parametrize("options", STEADY, ids=["exponential", "cosine"])
+def test_steady_schedules_keep_every_epoch_and_know_the_best(options):
+    schedule = make_schedule(options, 0.1, 4.0)
+    assert schedule.update(3.0) == Decision(True, True, False, "best so far")
+    assert schedule.update(3.5) == Decision(True, False, False, "not better than the best so far")
+    assert schedule.loss == 3.0
+    assert schedule.update(2.0) == Decision(True, True, True, "epochs=3 done")
+    assert schedule.finished
+    assert (schedule.epoch, schedule.loss) == (3, 2.0)
+
+
+@pytest.mark.parametrize("options", STEADY, ids=["exponential", "cosine"])
+def test_steady_schedules_never_take_an_epoch_worse_than_before_training_for_the_best(options):
+    schedule = make_schedule(options, 0.1, 4.0)
+    assert [schedule.update(4.5).best for _ in range(3)] == [False] * 3
+    assert schedule.loss == 4.0
+
+
+@pytest.mark.parametrize("loss", [math.nan, math.inf])
+@pytest.mark.parametrize("options", STEADY, ids=["exponential", "cosine"])
+def test_steady_schedules_reject_a_loss_that_is_not_finite(options, loss):
+    schedule = make_schedule(options, 0.1, 4.0)
+    assert schedule.update(loss) == Decision(False, False, False, "held-out loss is not finite")
+    assert schedule.loss == 4.0
+
+
+@pytest.mark.parametrize(
+    "options", [NewbobOptions(), *STEADY], ids=["newbob", "exponential", "cosine"]
+)
+def test_schedules_go_on_in_the_middle_from_a_file(options):
+    whole = make_schedule(options, 0.1, 4.0)
+    for loss in (2.0, 2.5):
+        whole.update(loss)
+    file = io.BytesIO()
+    torch.save(whole.state_dict(), file)
+    file.seek(0)
+    resumed = make_schedule(options, 1.0, math.inf)
+    resumed.load_state_dict(torch.load(file, weights_only=True))
+    assert [resumed.rate(step, 5) for step in range(5)] == [
+        whole.rate(step, 5) for step in range(5)
+    ]
+    assert resumed.update(1.9) == whole.update(1.9)
     assert resumed.state_dict() == whole.state_dict()
