@@ -1,0 +1,1 @@
+"""Puts this folder where tests find what they share: :mod:`gloo`."""

@@ -1,0 +1,74 @@
+"""A small network as an objective, some frames for it, and what one worker makes of them."""
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
+
+from mariana_asr.engine.exchange import Exchange
+from mariana_asr.engine.launch.workers import Workers
+
+INPUTS, HIDDEN, OUTPUTS = 6, 9, 7
+
+
+class SmallObjective(nn.Module):
+    """Two layers and a sum of cross-entropies; weights do not depend on who makes it."""
+
+    def __init__(self, *, batch_norm: bool = False, seed: int = 0) -> None:
+        super().__init__()
+        generator = torch.Generator().manual_seed(seed)
+        self.hidden = nn.Linear(INPUTS, HIDDEN)
+        self.norm = nn.BatchNorm1d(HIDDEN) if batch_norm else nn.Identity()
+        self.output = nn.Linear(HIDDEN, OUTPUTS)
+        self.register_buffer("shift", torch.rand(INPUTS, generator=generator))
+        with torch.no_grad():
+            for parameter in self.parameters():
+                parameter.copy_(torch.randn(parameter.shape, generator=generator) / 2)
+
+    def forward(self, inputs: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+        logits = self.output(self.norm(self.hidden(inputs + self.shift)).tanh())
+        loss = cross_entropy(logits, targets, reduction="sum")
+        return loss, (logits.argmax(dim=1) == targets).sum()
+
+
+def frames(count: int, seed: int = 0) -> tuple[Tensor, Tensor]:
+    """Inputs (count, INPUTS) and targets (count,) of a minibatch."""
+    generator = torch.Generator().manual_seed(seed)
+    inputs = torch.randn(count, INPUTS, generator=generator)
+    return inputs, torch.randint(OUTPUTS, (count,), generator=generator)
+
+
+def gradients(objective: nn.Module, inputs: Tensor, targets: Tensor) -> dict[str, Tensor]:
+    """Gradient of the loss by one process, by name; the objective's own are left alone."""
+    names = dict(objective.named_parameters())
+    found = torch.autograd.grad(objective(inputs, targets)[0], list(names.values()))
+    return dict(zip(names, found, strict=True))
+
+
+def backward(
+    exchange: Exchange, workers: Workers, inputs: Tensor, targets: Tensor, *, pieces: int = 1
+) -> int:
+    """Gradients of a whole minibatch by the exchange, of which this worker computes its part."""
+    part = workers.part_of(len(targets))
+    inputs_of = inputs[part].tensor_split(pieces)
+    targets_of = targets[part].tensor_split(pieces)
+    exchange.zero_grad()
+    for number in range(pieces):
+        with exchange.accumulating(last=number == pieces - 1):
+            exchange.objective(inputs_of[number], targets_of[number])[0].backward()
+    return exchange.finish_backward(len(targets[part]), len(targets))
+
+
+def descend(exchange: Exchange, rate: float = 0.05) -> None:
+    """Plain gradient descent on whatever this worker's optimiser updates."""
+    with torch.no_grad():
+        for parameter in exchange.parameters.values():
+            assert parameter.grad is not None
+            parameter -= rate * parameter.grad
+    exchange.finish_step(True)
+
+
+def distance(found: dict[str, Tensor], expected: dict[str, Tensor]) -> float:
+    """Norm of the difference over the norm of what is expected, of all tensors together."""
+    assert found.keys() == expected.keys()
+    difference = sum(float((found[n].double() - t).square().sum()) for n, t in expected.items())
+    return (difference / sum(float(t.double().square().sum()) for t in expected.values())) ** 0.5
