@@ -137,6 +137,11 @@ class Optimiser:
                     self._parameters[name].renorm_(2.0, 0, self._options.max_norm)
         return True
 
+    def set_momentum(self, momentum: float) -> None:
+        """Set the momentum of SGD that was made with one."""
+        for group in self._torch.param_groups:
+            group["momentum"] = momentum
+
     def forget_momentum(self) -> None:
         """Forget the direction of past steps, after the parameters were set to others.
 

@@ -101,6 +101,11 @@ class Training:
         self.network.load_state_dict(self.best)
         return summary_of(self.history, self.options.initial_learning_rate, self.out_dir)
 
+    @property
+    def _trains_apart(self) -> bool:
+        """Whether each worker updates its own parameters, and skips steps alone."""
+        return self.stepper.exchange.optimiser_state == "local"
+
     def _evaluate(self) -> Evaluation:
         return evaluate(self.objective, self.held_out, self.workers, **self.context)
 
@@ -142,6 +147,7 @@ class Training:
     def _train_epoch(self) -> None:
         epoch = self.schedule.epoch + 1
         order = self.randomizer.order(epoch)
+        self._num_steps = order.num_steps
         self.network.train()
         self._clock = (time.perf_counter(), self.randomizer.seconds_waiting)
         save_due = False
@@ -185,7 +191,7 @@ class Training:
             self.workers,
             self.stepper.take_sums(),
             # Where gradients are shared, all workers skip the same steps.
-            self.skipped / (1 if self.stepper.exchange.trains_apart else size),
+            self.skipped / (1 if self._trains_apart else size),
             self.stop.received,
             (waited - self._clock[1]) / size,
             *(value / size for value in astuple(figures)),
@@ -215,11 +221,11 @@ class Training:
         self.skipped += 1
         self.non_finite_in_a_row += 1
         numbers = set(self._culprits(minibatch, epoch))
-        if not self.stepper.exchange.trains_apart:
+        if not self._trains_apart:
             numbers = set(self.workers.gather(sorted(numbers)))
         names = summarise(self.train.utterance_names(numbers))
         place = f"epoch {epoch}, step {minibatch.step}"
-        if self.workers.is_first or self.stepper.exchange.trains_apart:
+        if self.workers.is_first or self._trains_apart:
             logger.warning(
                 "%s: loss or gradient is not finite, step skipped; frames of utterances %s",
                 place,
@@ -247,7 +253,7 @@ class Training:
 
     def _end_epoch(self) -> None:
         """Measure the epoch, keep or reject it, write log and checkpoint."""
-        learning_rate = self.schedule.learning_rate
+        learning_rate = self.schedule.rate(0, self._num_steps)
         held_out = self._evaluate()
         decision = self.schedule.update(held_out.loss)
         totals = self.totals

@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
-from mariana_asr.engine.exchange.sharded import cut_shards, join_shards
 from mariana_asr.engine.frames.frame_store import FrameStore
 from mariana_asr.engine.options import EngineOptions, TrainOptions
 from mariana_asr.engine.options.engine import RUN_OPTIONS as ENGINE_RUN_OPTIONS
@@ -63,7 +62,6 @@ def save_state(training: "Training") -> None:
     }
     own: dict[str, Any] = {
         "exchange": stepper.exchange.state_dict(),
-        "buffers": dict(training.network.named_buffers()),
         "random_states": _random_states(training.workers.device),
         "non_finite_in_a_row": training.non_finite_in_a_row,
     }
@@ -100,9 +98,6 @@ def load_state(training: "Training") -> bool:
     training.history = shared["history"]
     if same_size:
         own = read_own(path, workers.rank, workers.device)
-        for name, buffer in training.network.named_buffers():
-            if name in own["buffers"]:
-                buffer.copy_(own["buffers"][name])
         training.non_finite_in_a_row = own["non_finite_in_a_row"]
         _set_random_states(own["random_states"], workers.device)
         training.stepper.exchange.load_state_dict(own["exchange"])
@@ -126,6 +121,7 @@ def _optimiser_state(training: "Training", shared: dict[str, Any]) -> dict[str, 
         return None
     shapes = {name: p.shape for name, p in training.network.named_parameters()}
     states = [read_own(path, rank, workers.device)["optimiser"] for rank in range(before)]
+    from mariana_asr.engine.exchange.sharded import cut_shards, join_shards
     return cut_shards(join_shards(states, shapes), workers.rank, workers.size)
 
 

@@ -6,12 +6,12 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from mariana_asr.engine.exchange import make_exchange
+from mariana_asr.engine.exchange.make import make_exchange
 from mariana_asr.engine.frames.randomizer import Minibatch
 from mariana_asr.engine.launch.workers import Workers
 from mariana_asr.engine.optimisers.optimiser import Optimiser
 from mariana_asr.engine.options import EngineOptions, TrainOptions
-from mariana_asr.nnet.dropout import set_dropout_position
+from mariana_asr.nnet.dropout import set_frame_position
 
 NETWORK_PREFIX = "network."
 """Of the names of parameters in an objective; users name a network's parameters without it."""
@@ -71,13 +71,15 @@ class Stepper:
         sums = torch.zeros_like(self.sums)
         self.exchange.zero_grad()
         for number, rows in enumerate(self._cut(len(minibatch.targets))):
-            set_dropout_position(self._objective, step_seed, minibatch.first_row + rows.start)
+            set_frame_position(self._objective, step_seed, minibatch.first_row + rows.start)
             with self.exchange.accumulating(last=number == self._pieces - 1):
                 with torch.autocast(self._device.type, torch.bfloat16, enabled=self._autocast):
                     loss, measure = self.exchange.objective(
                         minibatch.inputs[rows], minibatch.targets[rows]
                     )
-                loss.backward()
+                # One, or NaN where the loss is not finite: then no worker's gradient is, and all
+                # of them skip the step.
+                loss.backward(1.0 + 0.0 * loss.detach())
             sums[0] += loss.detach()
             sums[1] += measure
         sums[2] += len(minibatch.targets)

@@ -32,6 +32,7 @@ from mariana_asr.logs import LogTargets
 
 WORKER_MODULE = "mariana_asr.engine.training.worker"
 JOB_FILE = "job.pt"
+PRETRAINING_FOLDER = "pretraining"
 
 
 @dataclass
@@ -133,6 +134,19 @@ def run_job(job: Job, workers: Workers, *signals: signal.Signals) -> TrainSummar
     if workers.size > 1 and job.engine.sync_batch_norm:
         synchronise_batch_norm(network, workers)
     with StopSignal(*signals) as stop:
+        checkpoints = CheckpointFolder(job.out_dir / CHECKPOINT_FOLDER, 1)
+        if job.options.pretraining is not None and not checkpoints.paths():
+            from mariana_asr.engine.pretraining import pretrain
+
+            pretrain(
+                network,
+                train,
+                job.options,
+                job.engine,
+                job.out_dir / PRETRAINING_FOLDER,
+                workers,
+                stop,
+            )
         training = Training(
             network, train, held_out, job.options, job.engine, job.out_dir, workers, stop
         )

@@ -5,12 +5,18 @@ from pathlib import Path
 import pytest
 import torch
 
+from mariana_asr.engine.launch.workers import Workers
 from mariana_asr.engine.training.checkpoint import (
     CheckpointFolder,
     read_checkpoint,
+    read_own,
+    read_shared,
     write_checkpoint,
 )
 from mariana_asr.errors import FormatError, MarianaError
+
+
+ALONE = Workers.alone(torch.device("cpu"))
 
 
 def state(step):
@@ -27,35 +33,44 @@ def test_a_checkpoint_is_read_back(tmp_path: Path):
 
 def test_the_last_few_are_kept(tmp_path: Path):
     folder = CheckpointFolder(tmp_path, keep=2)
-    assert folder.load_latest() is None
+    assert folder.newest_whole() is None
     for step in (5, 900, 10, 12345678):
-        folder.save(state(step), step)
+        folder.save(ALONE, state(step), {"mine": step}, step)
     # By step, not by time of writing.
     names = [path.name for path in folder.paths()]
-    assert names == ["checkpoint-000000000900.ckpt", "checkpoint-000012345678.ckpt"]
+    assert names == ["checkpoint-000000000900", "checkpoint-000012345678"]
     assert sorted(tmp_path.iterdir()) == folder.paths()
-    latest = folder.load_latest()
+    latest = folder.newest_whole()
     assert latest is not None
-    assert latest["step"] == 12345678
+    assert read_shared(latest)["step"] == 12345678
+    assert read_own(latest, 0) == {"mine": 12345678}
 
 
-@pytest.mark.parametrize("damage", ["cut", "flipped", "empty", "foreign"])
-def test_a_damaged_checkpoint_is_passed_over_for_the_one_before(tmp_path: Path, damage, caplog):
+@pytest.mark.parametrize("file", ["shared.ckpt", "worker-0.ckpt"])
+@pytest.mark.parametrize("damage", ["cut", "flipped", "empty", "foreign", "missing"])
+def test_a_damaged_checkpoint_is_passed_over_for_the_one_before(
+    tmp_path: Path, damage, file, caplog
+):
     folder = CheckpointFolder(tmp_path, keep=3)
-    folder.save(state(1), 1)
-    newest = folder.save(state(2), 2)
-    content = newest.read_bytes()
+    folder.save(ALONE, state(1), {}, 1)
+    newest = folder.save(ALONE, state(2), {"x": torch.ones(50)}, 2)
+    path = newest / file
+    content = path.read_bytes()
     flipped = content[:-200] + bytes([content[-200] ^ 1]) + content[-199:]
-    newest.write_bytes(
-        {"cut": content[:-1], "flipped": flipped, "empty": b"", "foreign": b"PK\3\4"}[damage]
+    path.write_bytes(
+        {"cut": content[:-1], "flipped": flipped, "empty": b"", "foreign": b"PK\3\4"}.get(
+            damage, b""
+        )
     )
-    with pytest.raises(FormatError, match=r"checkpoint-000000000002\.ckpt"):
-        read_checkpoint(newest)
-    latest = folder.load_latest()
+    if damage == "missing":
+        path.unlink()
+    with pytest.raises(FormatError, match=r"checkpoint-000000000002/"):
+        read_checkpoint(path)
+    latest = folder.newest_whole()
     assert latest is not None
-    assert latest["step"] == 1
+    assert read_shared(latest)["step"] == 1
     assert "the one before is used" in caplog.text
-    assert folder.paths() == [tmp_path / "checkpoint-000000000001.ckpt"]
+    assert folder.paths() == [tmp_path / "checkpoint-000000000001"]
 
 
 def test_a_missing_checkpoint_is_an_error(tmp_path: Path):
@@ -65,7 +80,7 @@ def test_a_missing_checkpoint_is_an_error(tmp_path: Path):
 
 def test_a_full_disk_is_a_clear_error_and_damages_nothing(tmp_path: Path, monkeypatch):
     folder = CheckpointFolder(tmp_path, keep=1)
-    folder.save(state(1), 1)
+    folder.save(ALONE, state(1), {}, 1)
 
     class FullDisk(io.FileIO):
         def write(self, content):
@@ -77,6 +92,6 @@ def test_a_full_disk_is_a_clear_error_and_damages_nothing(tmp_path: Path, monkey
         raising=False,
     )
     with pytest.raises(MarianaError, match="No space left on device"):
-        folder.save(state(2), 2)
-    assert [path.name for path in tmp_path.iterdir()] == ["checkpoint-000000000001.ckpt"]
-    assert folder.load_latest()["step"] == 1
+        folder.save(ALONE, state(2), {}, 2)
+    assert [path.name for path in tmp_path.iterdir()] == ["checkpoint-000000000001"]
+    assert folder.newest_whole() == tmp_path / "checkpoint-000000000001"

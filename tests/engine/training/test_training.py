@@ -13,16 +13,27 @@ import numpy as np
 import pytest
 import torch
 
-from mariana_asr.engine import training
 from mariana_asr.engine.frames.frame_store import FrameStore
 from mariana_asr.engine.frames.packing import pack_frames
-from mariana_asr.engine.optimisers.optimiser import FrameSgd
-from mariana_asr.engine.options import NewbobOptions, TrainOptions
+from mariana_asr.engine.launch.workers import Workers
+from mariana_asr.engine.options import EngineOptions, NewbobOptions, SgdOptions, TrainOptions
 from mariana_asr.engine.training.checkpoint import CheckpointFolder
-from mariana_asr.engine.training.evaluation import evaluate
-from mariana_asr.engine.training.training import train_network
+from mariana_asr.engine.training.evaluation import Evaluation, evaluate
+from mariana_asr.engine.training import loop
+from mariana_asr.engine.training.objective import FrameClassification
+from mariana_asr.engine.training.stepping import Stepper
+from mariana_asr.engine.training.train import train_network
 from mariana_asr.errors import DataError, StageError
 from mariana_asr.nnet.dnn import Dnn, DnnOptions
+
+MEASURED = (
+    "seconds",
+    "frames_per_second",
+    "data_wait_share",
+    "exchange_wait_share",
+    "efficiency",
+)
+"""Keys of the log whose values no two runs share."""
 
 DIM, CLASSES = 6, 10
 NETWORK = DnnOptions(
@@ -30,13 +41,12 @@ NETWORK = DnnOptions(
 )
 OPTIONS = TrainOptions(
     learning_rate=0.002,
-    momentum=0.5,
+    optimiser=SgdOptions(momentum=0.5),
     l2_penalty=1e-6,
     minibatch_size=64,
     randomizer_size=1000,
     checkpoint_every=10,
     keep_checkpoints=3,
-    device="cpu",
     schedule=NewbobOptions(max_iters=4),
 )
 
@@ -74,6 +84,11 @@ def make_network(options=NETWORK, seed=777):
     return Dnn(options, DIM, CLASSES, seed=seed)
 
 
+def evaluate_alone(network, store):
+    alone = Workers.alone(torch.device("cpu"))
+    return evaluate(FrameClassification(network), store, alone, left_context=1, right_context=2)
+
+
 def weights_of(network):
     return {name: tensor.clone() for name, tensor in network.state_dict().items()}
 
@@ -104,9 +119,7 @@ def test_a_network_learns_and_the_log_tells(stores, tmp_path: Path, caplog):
     assert f"held-out loss {summary.held_out_loss:.4f}" in caplog.text
     assert "frames/s" in caplog.text
     # The weights left in the network are those of the best epoch.
-    again = evaluate(
-        network, stores[1], left_context=1, right_context=2, device=torch.device("cpu")
-    )
+    again = evaluate_alone(network, stores[1])
     assert again.loss == summary.held_out_loss
 
 
@@ -123,9 +136,7 @@ def test_loss_and_accuracy_are_those_of_a_plain_loop(stores):
     logits, targets = torch.cat(logits), torch.cat(targets)
     log_posteriors = logits - logits.exp().sum(dim=1, keepdim=True).log()
     loss = -log_posteriors[torch.arange(len(targets)), targets].mean().item()
-    found = evaluate(
-        network, stores[1], left_context=1, right_context=2, device=torch.device("cpu")
-    )
+    found = evaluate_alone(network, stores[1])
     assert found.loss == pytest.approx(loss, rel=1e-5)
     assert found.accuracy == pytest.approx((logits.argmax(dim=1) == targets).double().mean().item())
 
@@ -154,13 +165,13 @@ def test_training_leaves_the_random_numbers_of_the_caller_alone(stores, tmp_path
 def train_from_files(folder: Path) -> None:
     """Body of the process that is killed; it waits a little at each step, to be killed in time."""
     torch.set_num_threads(1)
-    step = training._Training._step
+    step = Stepper.step
 
     def slow_step(self, *arguments):
         time.sleep(0.01)
-        step(self, *arguments)
+        return step(self, *arguments)
 
-    training._Training._step = slow_step
+    Stepper.step = slow_step
     stores = [FrameStore.open(folder / name) for name in ("train", "held_out")]
     train_network(make_network(), *stores, OPTIONS, folder / "killed")
 
@@ -178,7 +189,7 @@ def test_a_run_killed_at_any_step_and_resumed_ends_as_one_never_killed(stores, t
         wanted = random.randrange(10, 200)
         folder = CheckpointFolder(tmp_path / "killed" / "checkpoints", 1)
         deadline = time.monotonic() + 60
-        while not folder.paths() or int(folder.paths()[-1].stem.split("-")[1]) < wanted:
+        while not folder.paths() or int(folder.paths()[-1].name.split("-")[1]) < wanted:
             assert process.poll() is None, "it ended before it could be killed"
             assert time.monotonic() < deadline
             time.sleep(0.005)
@@ -196,7 +207,7 @@ def test_a_run_killed_at_any_step_and_resumed_ends_as_one_never_killed(stores, t
         lines = (tmp_path / name / "log.jsonl").read_text().splitlines()
         logs.append([json.loads(line) for line in lines])
         for record in logs[-1]:
-            for measured in ("seconds", "frames_per_second", "data_wait_share"):
+            for measured in MEASURED:
                 record.pop(measured, None)
     assert logs[0] == logs[1]
     assert summary.held_out_loss == expected.held_out_loss
@@ -208,7 +219,8 @@ def test_a_torn_newest_checkpoint_costs_only_the_steps_since_the_one_before(
     whole = make_network()
     train_network(whole, *stores, OPTIONS, tmp_path)
     newest = CheckpointFolder(tmp_path / "checkpoints", 1).paths()[-1]
-    newest.write_bytes(newest.read_bytes()[:1000])
+    shared = newest / "shared.ckpt"
+    shared.write_bytes(shared.read_bytes()[:1000])
     resumed = make_network(seed=1)
     train_network(resumed, *stores, OPTIONS, tmp_path)
     assert "torn or damaged" in caplog.text
@@ -218,7 +230,7 @@ def test_a_torn_newest_checkpoint_costs_only_the_steps_since_the_one_before(
 def test_a_finished_training_is_not_repeated(stores, tmp_path: Path, monkeypatch):
     first, second = make_network(), make_network(seed=1)
     expected = train_network(first, *stores, OPTIONS, tmp_path)
-    monkeypatch.delattr(training._Training, "_step")
+    monkeypatch.delattr(Stepper, "step")
     assert train_network(second, *stores, OPTIONS, tmp_path) == expected
     assert_same_bits(weights_of(first), weights_of(second))
 
@@ -243,11 +255,11 @@ def test_a_rejected_epoch_gives_the_best_weights_back(stores, tmp_path: Path, mo
     losses = iter([2.0, 1.0, 1.5, 1.2])
     seen = []
 
-    def scripted(network, *_, **__):
-        seen.append(weights_of(network))
-        return training.Evaluation(next(losses), 0.5)
+    def scripted(objective, *_, **__):
+        seen.append(weights_of(objective.network))
+        return Evaluation(next(losses), 0.5)
 
-    monkeypatch.setattr(training, "evaluate", scripted)
+    monkeypatch.setattr(loop, "evaluate", scripted)
     network = make_network()
     summary = train_network(network, *stores, OPTIONS, tmp_path)
     assert (summary.epochs, summary.best_epoch, summary.held_out_loss) == (3, 1, 1.0)
@@ -304,55 +316,9 @@ def test_stores_that_do_not_fit_are_refused_before_anything_runs(stores, tmp_pat
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
 def test_a_gpu_that_is_not_there_is_a_clear_error(stores, tmp_path: Path):
-    options = OPTIONS.model_copy(update={"device": "cuda"})
+    engine = EngineOptions(device="cuda")
     with pytest.raises(StageError, match="torch finds no GPU"):
-        train_network(make_network(), *stores, options, tmp_path)
-
-
-def test_steps_follow_the_rule_of_kaldi_nnet1():
-    # nnet-affine-transform.h, Update(): corr = gradient summed over frames + momentum * corr;
-    # W -= lr * l2 * frames * W; W -= lr * corr; the bias without l2.
-    rng = np.random.default_rng(0)
-    layer = torch.nn.Linear(3, 2).double()
-    weight, bias = (p.detach().numpy().copy() for p in (layer.weight, layer.bias))
-    weight_step, bias_step = np.zeros_like(weight), np.zeros_like(bias)
-    rate, momentum, l2 = 0.01, 0.7, 0.02
-    optimiser = FrameSgd(
-        layer,
-        momentum=momentum,
-        l2_penalty=l2,
-        max_grad_norm=None,
-        learning_rate_factors={"bias": 0.1},
-    )
-    for frames in (5, 3, 4):
-        inputs, wanted = rng.standard_normal((frames, 3)), rng.standard_normal((frames, 2))
-        optimiser.zero_grad()
-        outputs = layer(torch.from_numpy(inputs))
-        (0.5 * (outputs - torch.from_numpy(wanted)).square().sum()).backward()
-        assert optimiser.step(rate, frames)
-        diff = inputs @ weight.T + bias - wanted
-        weight_step = diff.T @ inputs + momentum * weight_step
-        bias_step = diff.sum(axis=0) + momentum * bias_step
-        weight = weight * (1 - rate * l2 * frames) - rate * weight_step
-        bias = bias - 0.1 * rate * bias_step
-        np.testing.assert_allclose(layer.weight.detach().numpy(), weight, rtol=1e-12)
-        np.testing.assert_allclose(layer.bias.detach().numpy(), bias, rtol=1e-12)
-
-
-def test_gradients_are_clipped_by_their_mean_and_broken_ones_refused():
-    layer = torch.nn.Linear(3, 2)
-    optimiser = FrameSgd(
-        layer, momentum=0.0, l2_penalty=0.0, max_grad_norm=0.5, learning_rate_factors={}
-    )
-    before = layer.weight.detach().clone()
-    layer.weight.grad, layer.bias.grad = torch.full((2, 3), 100.0), torch.zeros(2)
-    assert optimiser.step(1.0, frames=4)
-    # The sum over four frames is cut to a norm of 4 * 0.5.
-    assert (layer.weight.detach() - before).norm().item() == pytest.approx(2.0, rel=1e-4)
-    before = layer.weight.detach().clone()
-    layer.weight.grad[0, 0] = math.nan
-    assert not optimiser.step(1.0, frames=4)
-    assert torch.equal(layer.weight.detach(), before)
+        train_network(make_network(), *stores, OPTIONS, tmp_path, engine)
 
 
 if __name__ == "__main__":
