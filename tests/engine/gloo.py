@@ -40,7 +40,8 @@ def run_workers(
     # Processes of a server that has torch loaded already start in no time, and are as new as
     # spawned ones: it runs nothing else.
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["mariana_asr.engine.exchange"])
+    # DistributedDataParallel imports torch._dynamo, which takes seconds.
+    context.set_forkserver_preload(["mariana_asr.engine.exchange", "torch._dynamo"])
     with tempfile.TemporaryDirectory() as folder:
         meeting_point = Path(folder) / "meeting_point"
         pipes: dict[Any, int] = {}

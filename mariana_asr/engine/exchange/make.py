@@ -4,11 +4,13 @@ from torch import nn
 
 from mariana_asr.engine.exchange.all_reduce import WIRE_TYPES, AllReduce
 from mariana_asr.engine.exchange.exchange import Alone, Exchange
+from mariana_asr.engine.exchange.sharded import Sharded
 from mariana_asr.engine.launch.workers import Workers
 from mariana_asr.engine.options.exchanges import (
     AllReduceOptions,
     ExchangeOptions,
     HalfOptions,
+    ShardedOptions,
 )
 
 
@@ -30,4 +32,6 @@ def make_exchange(
         return Alone(objective, workers)
     if isinstance(options, AllReduceOptions | HalfOptions):
         return AllReduce(objective, workers, WIRE_TYPES[options.type], exact_squares=exact_squares)
+    if isinstance(options, ShardedOptions):
+        return Sharded(objective, workers, exact_squares=exact_squares)
     raise NotImplementedError(options.type)

@@ -1,11 +1,14 @@
 """A small network as an objective, some frames for it, and what one worker makes of them."""
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from mariana_asr.engine.exchange import Exchange
+from mariana_asr.engine.exchange import Exchange, make_exchange
 from mariana_asr.engine.launch.workers import Workers
+from mariana_asr.engine.options.engine import EngineOptions
 
 INPUTS, HIDDEN, OUTPUTS = 6, 9, 7
 
@@ -42,6 +45,32 @@ def gradients(objective: nn.Module, inputs: Tensor, targets: Tensor) -> dict[str
     names = dict(objective.named_parameters())
     found = torch.autograd.grad(objective(inputs, targets)[0], list(names.values()))
     return dict(zip(names, found, strict=True))
+
+
+def sum_of_squares(
+    objective: nn.Module, workers: Workers, inputs: Tensor, targets: Tensor
+) -> dict[str, Tensor]:
+    """Sum over the workers of the squares of each one's own gradient."""
+    sums = {name: torch.zeros_like(p) for name, p in objective.named_parameters()}
+    for rank in range(workers.size):
+        part = Workers(rank, workers.size, workers.device, 1).part_of(len(targets))
+        for name, own in gradients(objective, inputs[part], targets[part]).items():
+            sums[name] += own.square()
+    return sums
+
+
+def exchange_of(
+    workers: Workers, type_: Any, objective: nn.Module | None = None, *, exact: bool = False
+) -> Exchange:
+    """The exchange that a recipe describes by its type or options."""
+    options = EngineOptions(exchange=type_).exchange
+    return make_exchange(objective or SmallObjective(), workers, options, exact_squares=exact)
+
+
+def gradients_in(exchange: Exchange) -> dict[str, Tensor]:
+    """A copy of the gradients that an exchange has made."""
+    found = {name: p.grad for name, p in exchange.parameters.items()}
+    return {name: gradient.clone() for name, gradient in found.items() if gradient is not None}
 
 
 def backward(

@@ -1,33 +1,33 @@
 import pytest
 import torch
 from gloo import run_workers
-from small_network import SmallObjective, backward, descend, distance, frames, gradients
+from small_network import (
+    SmallObjective,
+    backward,
+    descend,
+    distance,
+    exchange_of,
+    frames,
+    gradients,
+    gradients_in,
+    sum_of_squares,
+)
 
-from mariana_asr.engine.exchange import Alone, make_exchange
+from mariana_asr.engine.exchange import Alone
 from mariana_asr.engine.launch.workers import Workers
-from mariana_asr.engine.options.engine import EngineOptions
 
 NUMBERS = 6 * 9 + 9 + 9 * 7 + 7
 
 
-def exchange_of(workers, type_="allreduce", objective=None, exact=False):
-    options = EngineOptions(exchange=type_).exchange
-    return make_exchange(objective or SmallObjective(), workers, options, exact_squares=exact)
-
-
-def found_in(exchange):
-    return {name: p.grad.clone() for name, p in exchange.parameters.items()}
-
-
 def check_all_reduce(workers):
     objective = SmallObjective(seed=workers.rank)  # the first worker's parameters are taken
-    exchange = exchange_of(workers, objective=objective)
+    exchange = exchange_of(workers, "allreduce", objective)
     alone = SmallObjective()
     for step in range(3):
         # 25 frames are unequal parts, and of a single one most workers get nothing.
         minibatch = frames([25, 24, 1][step], seed=step)
         assert backward(exchange, workers, *minibatch) == len(minibatch[1])
-        assert distance(found_in(exchange), gradients(alone, *minibatch)) < 1e-6
+        assert distance(gradients_in(exchange), gradients(alone, *minibatch)) < 1e-6
         descend(exchange)
         alone.load_state_dict(objective.state_dict())
     figures = exchange.meter.take()
@@ -42,7 +42,7 @@ def check_all_reduce(workers):
     # Three pieces are as good as one.
     minibatch = frames(25)
     backward(exchange, workers, *minibatch, pieces=3)
-    assert distance(found_in(exchange), gradients(objective, *minibatch)) < 1e-6
+    assert distance(gradients_in(exchange), gradients(objective, *minibatch)) < 1e-6
     exchange.finish_step(True)
     assert exchange.meter.take().gradient_bytes == figures.gradient_bytes // 3
 
@@ -53,7 +53,7 @@ def check_all_reduce(workers):
     assert not any(torch.isfinite(p.grad).all() for p in [exchange.parameters["hidden.weight"]])
     exchange.finish_step(False)
     backward(exchange, workers, *minibatch)
-    assert distance(found_in(exchange), gradients(objective, *minibatch)) < 1e-6
+    assert distance(gradients_in(exchange), gradients(objective, *minibatch)) < 1e-6
 
     exchange.close()
     expected = gradients(objective, *minibatch)
@@ -76,7 +76,7 @@ def check_half(workers):
         exchange = exchange_of(workers, type_, objective)
         minibatch = frames(40)
         backward(exchange, workers, *minibatch)
-        assert 0.0 < distance(found_in(exchange), gradients(objective, *minibatch)) < precision
+        assert 0.0 < distance(gradients_in(exchange), gradients(objective, *minibatch)) < precision
         exchange.finish_step(True)
         assert exchange.meter.take().gradient_bytes == 2 * NUMBERS
         assert all(p.grad.dtype == torch.float32 for p in exchange.parameters.values())
@@ -90,11 +90,7 @@ def check_exact_squares(workers):
         for pieces in [1, 2]:
             inputs, targets = frames(25, seed=pieces)
             backward(exchange, workers, inputs, targets, pieces=pieces)
-            expected = {name: torch.zeros_like(p) for name, p in objective.named_parameters()}
-            for rank in range(workers.size):
-                part = Workers(rank, workers.size, workers.device, 1).part_of(len(targets))
-                for name, own in gradients(objective, inputs[part], targets[part]).items():
-                    expected[name] += own.square()
+            expected = sum_of_squares(objective, workers, inputs, targets)
             assert distance(exchange.squares, expected) < 1e-6
             exchange.finish_step(True)
         figures = exchange.meter.take()
@@ -106,7 +102,7 @@ def check_exact_squares(workers):
 def check_buffers(workers):
     """Batch norm's statistics of each worker's own frames are averaged, constants stay."""
     objective = SmallObjective(batch_norm=True)
-    exchange = exchange_of(workers, objective=objective)
+    exchange = exchange_of(workers, "allreduce", objective)
     shift, number = objective.shift.clone(), float(workers.rank)
     objective.norm.running_mean.fill_(number)
     state = exchange.state_dict()
@@ -120,7 +116,7 @@ def check_buffers(workers):
 
 def check_hosts(workers):
     """Half of the bytes of a ring over hosts of two workers leave the host."""
-    exchange = exchange_of(workers)
+    exchange = exchange_of(workers, "allreduce")
     backward(exchange, workers, *frames(8))
     figures = exchange.meter.take()
     assert figures.gradient_bytes == round(1.5 * 4 * NUMBERS)
@@ -148,7 +144,7 @@ def test_one_worker_exchanges_nothing():
     assert isinstance(exchange, Alone)
     minibatch = frames(25)
     assert backward(exchange, workers, *minibatch, pieces=2) == 25
-    assert distance(found_in(exchange), gradients(objective, *minibatch)) < 1e-6
+    assert distance(gradients_in(exchange), gradients(objective, *minibatch)) < 1e-6
     assert exchange.squares is None
     exchange.finish_step(True)
     exchange.synchronise()
