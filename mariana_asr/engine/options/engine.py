@@ -2,7 +2,7 @@
 
 from typing import Literal
 
-from pydantic import Field
+from pydantic import Field, PositiveInt
 
 from mariana_asr.engine.options.exchanges import AllReduceOptions, ExchangeOptions
 from mariana_asr.options import Options
@@ -19,7 +19,7 @@ class EngineOptions(Options):
     ``hierarchical``) and float32 they end with the same model to rounding.
     """
 
-    workers: Literal["auto"] | int = Field(default="auto", ge=1)
+    workers: Literal["auto"] | PositiveInt = "auto"
     """Processes that train together on this machine. ``auto`` takes one for each GPU, or without
     a GPU one for every four cores."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
