@@ -151,9 +151,10 @@ def test_compiled_dropout_draws_the_same_masks():
     dropout = FrameDropout(0.4, 2)
     compiled = torch.compile(dropout, dynamic=False)
     inputs = torch.randn(40, 5)
-    for step in range(3):
-        set_frame_position(compiled, step * 12345, 7 * step)
-        torch.testing.assert_close(compiled(inputs), dropout(inputs))
+    with torch._inductor.config.patch(cpp_cache_precompile_headers=False):  # takes longer
+        for step in range(3):
+            set_frame_position(compiled, step * 12345, 7 * step)
+            torch.testing.assert_close(compiled(inputs), dropout(inputs))
 
 
 def test_a_network_is_compiled_once_and_not_in_each_step():
