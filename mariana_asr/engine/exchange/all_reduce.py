@@ -5,7 +5,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.futures import Future
 
-from mariana_asr.engine.exchange.ddp import DdpExchange
+from mariana_asr.engine.exchange.ddp import BUCKET_MEGABYTES, DdpExchange
 from mariana_asr.engine.launch.workers import Workers
 
 WIRE_TYPES = {"allreduce": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
@@ -26,10 +26,13 @@ class AllReduce(DdpExchange):
         wire_type: torch.dtype = torch.float32,
         *,
         exact_squares: bool = False,
+        bucket_megabytes: float = BUCKET_MEGABYTES,
     ) -> None:
-        """Args: as of make_exchange; ``wire_type`` is that of the gradients on their way."""
+        """As of make_exchange; ``wire_type`` is that of the gradients on their way."""
         self._wire_type = wire_type
-        super().__init__(objective, workers, exact_squares=exact_squares)
+        super().__init__(
+            objective, workers, exact_squares=exact_squares, bucket_megabytes=bucket_megabytes
+        )
 
     def _sum_bucket(self, bucket: dist.GradBucket) -> Future[Tensor]:
         gradients = bucket.buffer()

@@ -88,6 +88,10 @@ class DdpExchange(Exchange):
         parts = squares.split([parameter.numel() for parameter in parameters])
         for parameter, part in zip(parameters, parts, strict=True):
             self.squares[self._names[id(parameter)]] = part.view_as(parameter)
+        return self._sum_adaptive(squares)
+
+    def _sum_adaptive(self, squares: Tensor) -> Future[Tensor]:
+        """Sum a flat tensor of squares over the workers, in place."""
         self.meter.count_all_reduce("adaptive", squares.nbytes)
         return self._all_reduce(squares)
 

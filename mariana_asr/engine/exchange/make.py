@@ -3,13 +3,19 @@
 from torch import nn
 
 from mariana_asr.engine.exchange.all_reduce import WIRE_TYPES, AllReduce
+from mariana_asr.engine.exchange.blocks import BlockMomentum, LocalSgd
 from mariana_asr.engine.exchange.exchange import Alone, Exchange
+from mariana_asr.engine.exchange.hierarchical import Hierarchical
+from mariana_asr.engine.exchange.powersgd import PowerSgd
 from mariana_asr.engine.exchange.sharded import Sharded
 from mariana_asr.engine.launch.workers import Workers
 from mariana_asr.engine.options.exchanges import (
     AllReduceOptions,
     ExchangeOptions,
     HalfOptions,
+    HierarchicalOptions,
+    LocalSgdOptions,
+    PowerSgdOptions,
     ShardedOptions,
 )
 
@@ -27,6 +33,9 @@ def make_exchange(
         options: Which exchange.
         exact_squares: Also sum each worker's own squared gradients, for the exact rule of
             adaptive optimisers. Workers that train apart have but their own anyway.
+
+    Raises:
+        StageError: The workers cannot be dealt out to hosts as the options say.
     """
     if workers.size == 1:
         return Alone(objective, workers)
@@ -34,4 +43,28 @@ def make_exchange(
         return AllReduce(objective, workers, WIRE_TYPES[options.type], exact_squares=exact_squares)
     if isinstance(options, ShardedOptions):
         return Sharded(objective, workers, exact_squares=exact_squares)
-    raise NotImplementedError(options.type)
+    if isinstance(options, HierarchicalOptions):
+        return Hierarchical(
+            objective,
+            workers,
+            workers_per_host=options.workers_per_host,
+            exact_squares=exact_squares,
+        )
+    if isinstance(options, PowerSgdOptions):
+        return PowerSgd(
+            objective,
+            workers,
+            rank=options.rank,
+            start_step=options.start_step,
+            exact_squares=exact_squares,
+        )
+    if isinstance(options, LocalSgdOptions):
+        return LocalSgd(objective, workers, options.block_steps)
+    return BlockMomentum(
+        objective,
+        workers,
+        block_steps=options.block_steps,
+        block_momentum=options.block_momentum,
+        block_learning_rate=options.block_learning_rate,
+        nesterov=options.nesterov,
+    )

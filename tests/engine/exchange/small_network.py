@@ -16,12 +16,12 @@ INPUTS, HIDDEN, OUTPUTS = 6, 9, 7
 class SmallObjective(nn.Module):
     """Two layers and a sum of cross-entropies; weights do not depend on who makes it."""
 
-    def __init__(self, *, batch_norm: bool = False, seed: int = 0) -> None:
+    def __init__(self, hidden: int = HIDDEN, *, batch_norm: bool = False, seed: int = 0) -> None:
         super().__init__()
         generator = torch.Generator().manual_seed(seed)
-        self.hidden = nn.Linear(INPUTS, HIDDEN)
-        self.norm = nn.BatchNorm1d(HIDDEN) if batch_norm else nn.Identity()
-        self.output = nn.Linear(HIDDEN, OUTPUTS)
+        self.hidden = nn.Linear(INPUTS, hidden)
+        self.norm = nn.BatchNorm1d(hidden) if batch_norm else nn.Identity()
+        self.output = nn.Linear(hidden, OUTPUTS)
         self.register_buffer("shift", torch.rand(INPUTS, generator=generator))
         with torch.no_grad():
             for parameter in self.parameters():

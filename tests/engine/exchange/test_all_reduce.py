@@ -14,6 +14,7 @@ from small_network import (
 )
 
 from mariana_asr.engine.exchange import Alone
+from mariana_asr.engine.exchange.all_reduce import AllReduce
 from mariana_asr.engine.launch.workers import Workers
 
 NUMBERS = 6 * 9 + 9 + 9 * 7 + 7
@@ -114,6 +115,26 @@ def check_buffers(workers):
     assert (objective.norm.running_mean == number).all()
 
 
+class Spied(AllReduce):
+    """Remembers how the parameters are spread over the buckets."""
+
+    def _sum_bucket(self, bucket):
+        self.seen.append([self._names[id(parameter)] for parameter in bucket.parameters()])
+        return super()._sum_bucket(bucket)
+
+
+def check_buckets(workers):
+    """Buckets are in the first step what they are in all that follow."""
+    Spied.seen = []
+    exchange = Spied(SmallObjective(), workers, bucket_megabytes=300 / 2**20)
+    expected = [["output.bias", "output.weight", "hidden.bias"], ["hidden.weight"]]
+    for _ in range(3):
+        exchange.seen.clear()
+        backward(exchange, workers, *frames(8), pieces=2)
+        exchange.finish_step(True)
+        assert exchange.seen == expected, exchange.seen
+
+
 def check_hosts(workers):
     """Half of the bytes of a ring over hosts of two workers leave the host."""
     exchange = exchange_of(workers, "allreduce")
@@ -125,11 +146,12 @@ def check_hosts(workers):
 
 def check_many(workers):
     check_half(workers)
+    check_buckets(workers)
     check_exact_squares(workers)
     check_buffers(workers)
 
 
-def test_16_bits_squares_and_buffers():
+def test_16_bits_buckets_squares_and_buffers():
     run_workers(check_many, 2)
 
 
