@@ -19,12 +19,13 @@ from mariana_asr.engine.options import EngineOptions, TrainOptions
 from mariana_asr.engine.training.checkpoint import CheckpointFolder
 from mariana_asr.engine.training.evaluation import Evaluation, evaluate
 from mariana_asr.engine.training.objective import FrameClassification
-from mariana_asr.engine.training.progress import EpochProgress
+from mariana_asr.engine.training.progress import EpochProgress, epoch_title
 from mariana_asr.engine.training.resuming import identity_of, load_state, save_state
 from mariana_asr.engine.training.schedule import make_schedule
 from mariana_asr.engine.training.stepping import Stepper, step_seed
 from mariana_asr.engine.training.stopping import Stopped, StopSignal
 from mariana_asr.engine.training.summary import TrainSummary, summary_of, write_log
+from mariana_asr.engine.training.tensorboard import Scalars
 from mariana_asr.engine.training.totals import Totals, sum_over_workers
 from mariana_asr.errors import StageError, summarise
 
@@ -79,6 +80,7 @@ class Training:
         self.checkpoints = CheckpointFolder(out_dir / CHECKPOINT_FOLDER, options.keep_checkpoints)
         self.identity = identity_of(network, train, held_out, options, engine, minibatch_size)
         self.schedule = make_schedule(options.schedule, options.initial_learning_rate, math.inf)
+        self.scalars = Scalars(out_dir, wanted=engine.tensorboard and workers.is_first)
         self.best: dict[str, Tensor] = {}
         self.history: list[dict[str, Any]] = []
         self.global_step = 0
@@ -92,6 +94,7 @@ class Training:
         """Train to the end; the network is left with its best weights."""
         if load_state(self):
             self._write_log()
+            self.scalars.start(self.global_step, self.totals)
             logger.info("resumed in epoch %d at step %d", self.schedule.epoch + 1, self.next_step)
         else:
             self._start()
@@ -138,6 +141,8 @@ class Training:
             {"epoch": 0, "held_out_loss": initial.loss, "held_out_accuracy": initial.accuracy}
         ]
         self._write_log()
+        self.scalars.start(None, self.totals)
+        self.scalars.add_epoch(0, self.history[0])
         logger.info(
             "before training: held-out loss %.4f, accuracy %.2f%%",
             initial.loss,
@@ -153,7 +158,10 @@ class Training:
         save_due = False
         with (
             EpochProgress(
-                f"epoch {epoch}", order.num_frames, self.totals.frames, shown=self.workers.is_first
+                epoch_title(epoch, self.options.schedule),
+                order.num_frames,
+                self.totals.frames,
+                shown=self.workers.is_first,
             ) as progress,
             closing(self.randomizer.epoch(epoch, self.next_step)) as minibatches,
         ):
@@ -169,6 +177,7 @@ class Training:
                 if self.global_step % HEARTBEAT_STEPS == 0:
                     self._gather()
                     progress.show(self.totals, self.workers.device)
+                    self.scalars.add_steps(self.global_step, rate, self.totals)
                 save_due |= self.next_step % self.options.checkpoint_every == 0
                 if (save_due or self.must_stop) and self.stepper.exchange.at_boundary:
                     self._gather()
@@ -267,6 +276,7 @@ class Training:
             "accepted": decision.accepted,
             "best": decision.best,
             "workers": self.workers.size,
+            **({"exchange": self.engine.exchange.type} if self.workers.size > 1 else {}),
             **totals.record(),
             "decision": decision.reason,
         }
@@ -297,6 +307,7 @@ class Training:
         self.totals = Totals()
         self.next_step = 0
         self._write_log()
+        self.scalars.add_epoch(self.global_step, record)
         save_state(self)
         if not self.schedule.finished:
             self._leave_if_told()

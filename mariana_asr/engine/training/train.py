@@ -26,6 +26,7 @@ from mariana_asr.engine.training.checkpoint import CheckpointFolder, read_shared
 from mariana_asr.engine.training.loop import CHECKPOINT_FOLDER, Training
 from mariana_asr.engine.training.stopping import StopSignal
 from mariana_asr.engine.training.summary import TrainSummary, summary_of
+from mariana_asr.engine.training.tensorboard import check_tensorboard
 from mariana_asr.errors import DataError, StageError
 from mariana_asr.files import atomic_file
 from mariana_asr.logs import LogTargets
@@ -91,6 +92,7 @@ def train_network(
     Raises:
         DataError: A store does not fit the network.
         RecipeError: Options do not fit the network.
+        MissingPackageError: TensorBoard is asked for and not installed.
         StageError: The loss is not finite again and again, the held-out loss never fell, memory
             ran out, there is no such device, workers died too often, or ``out_dir`` holds another
             training.
@@ -100,6 +102,8 @@ def train_network(
     for name, store in (("training", train), ("held-out", held_out)):
         _check_store(network, store, name)
     uses_gpus(engine)
+    if engine.tensorboard:
+        check_tensorboard()
     job = Job(network, train.directory, held_out.directory, options, engine, Path(out_dir))
     team = current_team()
     size = num_local_workers(engine)
