@@ -1,6 +1,7 @@
 """Training curves as SVG that takes its colours from the page's style sheet."""
 
 import io
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -41,6 +42,8 @@ class _Series:
     points: list[tuple[int, float]]
     hollow: frozenset[int] = frozenset()
     """Epochs that are drawn as hollow points."""
+    marked: int | None = None
+    """An epoch whose point has a ring around it."""
 
 
 def network_charts(log: Sequence[Record]) -> list[Chart]:
@@ -48,15 +51,19 @@ def network_charts(log: Sequence[Record]) -> list[Chart]:
 
     Args:
         log: Objects of ``log.jsonl`` with ``epoch`` and any of ``train_loss``, ``held_out_loss``,
-            ``train_accuracy``, ``held_out_accuracy`` (0 to 1), ``learning_rate`` and ``accepted``.
+            ``train_accuracy``, ``held_out_accuracy`` (0 to 1), ``learning_rate``, ``accepted``
+            and ``best``.
     """
     epochs = [record for record in log if isinstance(record.get("epoch"), int)]
     rejected = frozenset(rejected_epochs(epochs))
+    kept = kept_epoch(epochs)
 
     def pair(key: str, factor: float = 1.0) -> list[_Series]:
         return [
             _Series("training", _points(epochs, "epoch", f"train_{key}", factor), rejected),
-            _Series("held out", _points(epochs, "epoch", f"held_out_{key}", factor), rejected),
+            _Series(
+                "held out", _points(epochs, "epoch", f"held_out_{key}", factor), rejected, kept
+            ),
         ]
 
     rates = [_Series("learning rate", _points(epochs, "epoch", "learning_rate"), rejected)]
@@ -75,6 +82,16 @@ def network_charts(log: Sequence[Record]) -> list[Chart]:
 def rejected_epochs(log: Sequence[Record]) -> list[int]:
     """The epochs that were undone because the held-out loss had become worse."""
     return [record["epoch"] for record in log if record.get("accepted") is False]
+
+
+def kept_epoch(log: Sequence[Record]) -> int | None:
+    """The epoch whose weights are the result, where training went on from later ones.
+
+    None where the last epoch that was not undone is the best one, as it always is with newbob.
+    """
+    best = [record["epoch"] for record in log if record.get("best")]
+    accepted = [record["epoch"] for record in log if record.get("accepted")]
+    return best[-1] if best and best[-1:] != accepted[-1:] else None
 
 
 def gmm_chart(name: str, log: Sequence[Record]) -> Chart | None:
@@ -97,7 +114,9 @@ def _points(
     return [
         (int(record[across]), factor * float(record[key]))
         for record in log
-        if isinstance(record.get(across), int) and isinstance(record.get(key), int | float)
+        if isinstance(record.get(across), int)
+        and isinstance(record.get(key), int | float)
+        and math.isfinite(record[key])
     ]
 
 
@@ -125,10 +144,8 @@ def _draw(
         axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=8))
         if logarithmic:
             axes.set_yscale("log")
-            # Ticks at the values themselves: a rate that is halved gives evenly spaced ones.
-            values = sorted({value for line in series for _, value in line.points})
-            axes.yaxis.set_major_locator(FixedLocator(values[:: 1 + len(values) // 9]))
-            axes.yaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
+            axes.yaxis.set_major_locator(FixedLocator(_logarithmic_ticks(series)))
+            axes.yaxis.set_major_formatter(StrMethodFormatter("{x:.3g}"))
             axes.yaxis.set_minor_locator(NullLocator())
         if len(series) > 1:
             axes.legend(
@@ -149,6 +166,22 @@ def _draw(
     return svg[svg.index("<svg") :]
 
 
+def _logarithmic_ticks(series: Sequence[_Series], at_most: int = 9) -> list[float]:
+    """Ticks at the values themselves: a rate that is halved gives evenly spaced ones.
+
+    Of values that are near to each other on the axis only the greatest has one.
+    """
+    values = sorted({v for line in series for _, v in line.points if v > 0}, reverse=True)
+    if not values:
+        return []
+    distance = math.log(values[0] / values[-1]) / at_most
+    ticks = values[:1]
+    for value in values[1:]:
+        if math.log(ticks[-1] / value) >= distance > 0.0:
+            ticks.append(value)
+    return ticks
+
+
 def _plot(axes: Any, line: _Series, colour: str, *, markers: bool) -> None:
     if not line.points:
         return
@@ -157,3 +190,8 @@ def _plot(axes: Any, line: _Series, colour: str, *, markers: bool) -> None:
     if markers:
         filled = [_SURFACE if x in line.hollow else colour for x in across]
         axes.scatter(across, values, s=22, c=filled, edgecolors=colour, linewidths=1.5, zorder=3)
+        if line.marked in across:
+            value = values[across.index(line.marked)]
+            axes.scatter(
+                [line.marked], [value], s=90, facecolors="none", edgecolors=colour, linewidths=1.5
+            )

@@ -2,10 +2,11 @@
 
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from importlib.resources import files
 from itertools import groupby
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from jinja2 import Environment
 
@@ -13,8 +14,23 @@ from mariana_asr import __version__
 from mariana_asr.errors import FormatError
 from mariana_asr.files import write_text
 from mariana_asr.score.results import Result
+from mariana_asr.score.training_figures import Figure, training_figures
+
+if TYPE_CHECKING:
+    from mariana_asr.score.curves import Chart
 
 REPORT_FILE = "index.html"
+
+
+@dataclass(frozen=True)
+class _Training:
+    """What the page shows of the training of a network, or of all GMMs."""
+
+    name: str
+    charts: list["Chart"]
+    rejected: list[int] = field(default_factory=list)
+    kept: int | None = None
+    figures: list[Figure] = field(default_factory=list)
 
 
 def write_report(
@@ -35,7 +51,7 @@ def write_report(
         results: Error rates; those tuned on dev are emphasised, those tuned on test are marked as
             a comparison.
         network_logs: Name of each network to the objects of its ``log.jsonl``
-            (see ``curves.network_charts``).
+            (see ``curves.network_charts`` and ``training_figures``).
         gmm_logs: The same for GMMs (see ``curves.gmm_chart``).
         stages: Seconds that each stage took.
         recipe_text: The recipe, as it was written.
@@ -44,14 +60,16 @@ def write_report(
         The file written.
     """
     # Only here: importing matplotlib takes longer than most commands.
-    from mariana_asr.score.curves import gmm_chart, network_charts, rejected_epochs
+    from mariana_asr.score.curves import gmm_chart, kept_epoch, network_charts, rejected_epochs
 
-    curves = [
-        (name, network_charts(log), rejected_epochs(log))
+    charts = [gmm_chart(name, log) for name, log in (gmm_logs or {}).items()]
+    trainings = [_Training("GMM systems", [chart for chart in charts if chart])]
+    trainings += [
+        _Training(
+            name, network_charts(log), rejected_epochs(log), kept_epoch(log), training_figures(log)
+        )
         for name, log in (network_logs or {}).items()
     ]
-    charts = [gmm_chart(name, log) for name, log in (gmm_logs or {}).items()]
-    curves.insert(0, ("GMM systems", [chart for chart in charts if chart], []))
     environment = Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
     environment.filters["duration"] = format_duration
     template = files("mariana_asr.score") / "templates" / "report.html"
@@ -62,7 +80,7 @@ def write_report(
         groups=_by_test_set(results),
         worst=max((result.percent for result in results), default=0.0),
         fixed=any(result.tuned_on == "fixed" for result in results),
-        curves=[curve for curve in curves if curve[1]],
+        trainings=[training for training in trainings if training.charts],
         stages=stages or {},
         longest=max((stages or {}).values(), default=0.0),
         recipe_text=recipe_text,

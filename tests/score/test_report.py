@@ -139,6 +139,20 @@ def test_logs_without_the_expected_keys_draw_nothing(tmp_path: Path):
     assert "<svg" not in path.read_text(encoding="utf-8")
 
 
+def test_a_network_has_a_table_of_how_it_was_trained(tmp_path: Path):
+    trained = {"workers": 2, "exchange": "bmuf", "frames": 9000, "seconds": 3.0}
+    log = [*NETWORK_LOG[:1], NETWORK_LOG[1] | trained | {"gradient_bytes_per_step": 5_600_000}]
+    path = write_report(tmp_path, "x", RESULTS, network_logs={"dnn": log})
+    text = Page(path.read_text(encoding="utf-8")).text
+    assert "How it was trained Workers 2 exchange: bmuf Frames trained 9,000" in text
+    assert "Frames a second 3,000" in text
+    assert "Sent for gradients 5.6 MB" in text
+
+
+def test_logs_without_figures_have_no_such_table(page: Page):
+    assert "How it was trained" not in page.text
+
+
 def test_one_report_twice_is_the_same_file(tmp_path: Path):
     logs = {"dnn": NETWORK_LOG}
     one = write_report(tmp_path / "1", "x", RESULTS, network_logs=logs).read_bytes()
