@@ -69,18 +69,24 @@ def run_workers(
 
 def _collect(pipes: dict[Any, int], size: int) -> list[Any]:
     results: list[Any] = [None] * size
+    failures: list[str] = []
     while pipes:
-        ready = wait(list(pipes), timeout=TIME_LIMIT)
-        assert ready, f"workers {sorted(pipes.values())} are not done after {TIME_LIMIT} seconds"
+        # Where one has failed, the others soon fail or wait for it in vain.
+        ready = wait(list(pipes), timeout=1.0 if failures else TIME_LIMIT)
+        if not ready:
+            waiting = sorted(pipes.values())
+            failures.append(f"workers {waiting} were not done in time")
+            break
         for pipe in ready:
             rank = pipes.pop(pipe)
             try:
-                succeeded, result = _unpack(pipe.recv_bytes())
+                succeeded, results[rank] = _unpack(pipe.recv_bytes())
             except EOFError:
-                raise AssertionError(f"worker {rank} died") from None
-            # The others may fail only because this one did: its traceback tells more.
-            assert succeeded, f"worker {rank} of {size}:\n{result}"
-            results[rank] = result
+                failures.append(f"worker {rank} died")
+                continue
+            if not succeeded:
+                failures.append(f"worker {rank} of {size}:\n{results[rank]}")
+    assert not failures, "\n".join(failures)
     return results
 
 

@@ -65,7 +65,8 @@ class Hierarchical(DdpExchange):
 
     def _sum_over_mesh(self, kind: Kind, values: Tensor) -> Future[Tensor]:
         """Sum a flat tensor over all workers, in place."""
-        padded = pad(values, (0, -len(values) % self._local))
+        missing = -len(values) % self._local
+        padded = pad(values, (0, missing)) if missing else values
         self.meter.count_all_reduce(kind, padded.nbytes, size=self._local, between=0.0)
         self.meter.count_all_reduce(
             kind, padded.nbytes // self._local, size=self._hosts, between=1.0
