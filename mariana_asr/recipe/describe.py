@@ -14,6 +14,14 @@ from mariana_asr.engine.frames.frame_store import FrameStore
 from mariana_asr.errors import FormatError
 from mariana_asr.features.front_end import FRONT_END_FILE, FrontEnd, read_feature_dim
 from mariana_asr.lang.langdir import read_lang
+from mariana_asr.recipe.describe_training import (
+    checkpoint_facts,
+    checkpoint_file_facts,
+    is_checkpoint,
+    is_training,
+    log_facts,
+    training_facts,
+)
 from mariana_asr.recipe.runner import RECORD, stage_seconds
 from mariana_asr.score.results import RESULTS_TEXT
 
@@ -93,6 +101,7 @@ def _model_dir(path: Path) -> Facts:
         yield from _network(path / "nnet.pt")
         model = read_transition_model(path / "final.mdl")
         yield "transition ids", f"{model.num_transition_ids:,}"
+        yield from log_facts(path)
     else:
         yield from _gmm(path / "final.mdl")
         if (path / FRONT_END_FILE).exists():
@@ -128,16 +137,6 @@ def _network(path: Path) -> Facts:
     yield "parameters", f"{parameters:,}"
     yield "pdfs", f"{model.num_pdfs:,}"
     yield "front end", model.front_end.describe()
-
-
-def _checkpoint(path: Path) -> Facts:
-    from mariana_asr.engine.training.checkpoint import read_checkpoint
-
-    for name, value in read_checkpoint(path).items():
-        if isinstance(value, int | float | str):
-            yield name, str(value)
-        elif isinstance(value, dict | list):
-            yield name, f"{len(value)} entries"
 
 
 def _frame_store(path: Path) -> Facts:
@@ -203,13 +202,15 @@ _FOLDERS: list[Kind] = [
     ("model", _holding("final.mdl"), _model_dir),
     ("decoding graph", _holding("HCLG.fst"), _graph_dir),
     ("lang directory", _holding("words.txt", "phones.txt", "topo"), _lang_dir),
+    ("checkpoint", is_checkpoint, checkpoint_facts),
     ("frame store", _holding("meta.json", "offsets.npy"), _frame_store),
     ("data directory", _holding("utt2spk"), _data_dir),
+    ("training", is_training, training_facts),
 ]
 _FILES: list[Kind] = [
     ("GMM or transition model", _ending(".mdl"), _gmm),
     ("network", lambda path: path.name == "nnet.pt", _network),
-    ("checkpoint", _ending(".ckpt", ".pt"), _checkpoint),
+    ("file of a checkpoint", _ending(".ckpt"), checkpoint_file_facts),
     ("alignments", _holds_integers, _int_archive),
     ("archive", _ending(".ark", ".scp"), _archive),
     ("audio", _ending(".wav", ".flac", ".ogg", ".sph"), _audio),
