@@ -19,12 +19,15 @@ PAGE = Path(__file__).parents[1] / "docs" / "recipe.md"
 INTRODUCTION = """# The recipe
 
 One YAML file describes an experiment. Its sections follow the flow: `corpus`, `features`, `lang`,
-`align`, `model`, `train`, `decode`, `score`. Only `corpus` is required; `name` names the folder of
-the outputs, `exp/NAME`, and is by default the recipe's own. Unknown keys are refused, with a guess
-at what was meant. Relative paths are relative to the recipe's file. Any key can be overridden on
-the command line:
+`align`, `model`, `train`, `engine`, `decode`, `score`. Only `corpus` is required; `name` names the
+folder of the outputs, `exp/NAME`, and is by default the recipe's own. Unknown keys are refused,
+with a guess at what was meant. Relative paths are relative to the recipe's file. Any key can be
+overridden on the command line:
 
     mariana-asr train recipe.yaml model.hidden_dim=2048 train.learning_rate=0.004
+
+Where a section is one of several kinds, `type` says which. In `train` and `engine` a kind with its
+defaults may be written as a word: `train.schedule=cosine`, `engine.exchange=bf16`.
 
 `exp/NAME/recipe.yaml` holds the recipe as it was run, with all defaults.
 
@@ -44,14 +47,24 @@ def reference() -> str:
 def _section(path: str, field: FieldInfo) -> Iterator[str]:
     members = list(_models(field.annotation))
     for member in members:
+        is_chosen = len(members) > 1
         tag = next((m for m in ("preparer", "type") if m in member.model_fields), None)
-        chosen = f" with `{tag}: {member.model_fields[tag].default}`" if tag else ""
-        yield f"## `{path}`{chosen if len(members) > 1 else ''}\n"
+        kinds = get_args(member.model_fields[tag].annotation) if tag else ()
+        chosen = " or ".join(f"`{tag}: {kind}`" for kind in kinds)
+        yield f"## `{path}`{f' with {chosen}' if is_chosen and chosen else ''}\n"
+        if is_chosen and isinstance(field.default, member):
+            yield "The default.\n"
         yield _markdown(cleandoc(member.__doc__ or "")) + "\n"
         nested = {n: f for n, f in member.model_fields.items() if list(_models(f.annotation))}
-        plain = [(n, f) for n, f in member.model_fields.items() if n not in nested]
-        if plain:
-            yield _table(plain)
+        # The heading says all of a kind that has one name.
+        said = {tag} if is_chosen and len(kinds) == 1 else set()
+        rows = [
+            (n, f)
+            for n, f in member.model_fields.items()
+            if n not in said and (n not in nested or len(list(_models(f.annotation))) > 1)
+        ]
+        if rows:
+            yield _table(rows)
         for name, below in nested.items():
             yield from _section(f"{path}.{name}", below)
 
@@ -68,7 +81,8 @@ def _models(annotation: Any) -> Iterator[type[BaseModel]]:
 def _table(fields: list[tuple[str, FieldInfo]]) -> str:
     lines = ["| key | default | meaning |", "| --- | --- | --- |"]
     for name, field in fields:
-        default = "required" if field.is_required() else f"`{_shown(field.get_default())}`"
+        value = None if field.is_required() else field.get_default(call_default_factory=True)
+        default = "required" if field.is_required() else f"`{_shown(value)}`"
         description = " ".join(_markdown(field.description or "").split())
         lines.append(f"| `{name}` | {default} | {description} |")
     return "\n".join(lines) + "\n"
@@ -79,6 +93,8 @@ def _markdown(docstring: str) -> str:
 
 
 def _shown(value: Any) -> str:
+    if isinstance(value, BaseModel):  # one of several kinds, which have sections of their own
+        value = getattr(value, "type", value)
     text = "null" if value is None else str(value)
     text = text.lower() if isinstance(value, bool) else text
     return text if len(text) <= 60 else text[:57] + "..."
