@@ -8,7 +8,7 @@ from contextlib import ExitStack
 from dataclasses import asdict
 from pathlib import Path
 from types import TracebackType
-from typing import BinaryIO, Literal
+from typing import Any, BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,12 +16,17 @@ from pydantic import Field
 
 from mariana_asr.engine.frames.frame_store import (
     FORMAT,
-    STORAGE_TYPES,
     TARGET_TYPE,
     VERSION,
     FrameStore,
     Shard,
     shard_files,
+)
+from mariana_asr.engine.frames.storage import (
+    STORAGE_TYPES,
+    StorageName,
+    from_storage,
+    to_storage,
 )
 from mariana_asr.errors import DataError, StageError
 from mariana_asr.files import atomic_directory, write_json
@@ -32,8 +37,9 @@ from mariana_asr.skipped import Skipped
 class PackOptions(Options):
     """How frames are stored."""
 
-    storage: Literal["float32", "float16"] = "float32"
-    """Type of a stored feature value; float16 halves disk space and bandwidth."""
+    storage: StorageName = "float32"
+    """Type of a stored feature value. 16 bits halve disk space and bandwidth: float16 keeps 11
+    significant bits of values below 65520, bfloat16 keeps 8 of values of any size."""
     max_length_difference: int = Field(default=4, ge=0)
     """Features and targets of an utterance may differ in length by at most this many frames and
     are then cut to the shorter; beyond it the utterance is skipped. Kaldi's nnet1 tools do the
@@ -70,7 +76,7 @@ class FrameStoreWriter:
         self.class_counts = np.zeros(num_outputs, dtype=np.int64)
         self.num_truncated = 0
         self.dim: int | None = None
-        self._storage = STORAGE_TYPES[self.options.storage]
+        self._row_bytes = 0
         self._offsets = array("q", [0])
         self._shards: list[Shard] = []
         self._stack = ExitStack()
@@ -143,15 +149,16 @@ class FrameStoreWriter:
                 where=f"utterance {utterance}",
                 remedy="Use the alignments and the model that belong together",
             )
-        with np.errstate(over="ignore"):
-            stored = features[:length].astype(self._storage)
-        if not np.isfinite(stored).all():
-            bad = int((~np.isfinite(stored)).any(axis=1).sum())
+        stored = to_storage(features[:length], self.options.storage)
+        values = from_storage(stored, self.options.storage)
+        if not np.isfinite(values).all():
+            bad = int((~np.isfinite(values)).any(axis=1).sum())
             self.skipped.add(
-                utterance, f"{bad} of {length} frames hold NaN or infinite values as {stored.dtype}"
+                utterance,
+                f"{bad} of {length} frames hold NaN or infinite values as {self.options.storage}",
             )
             return False
-        self._append(utterance, stored, targets)
+        self._append(utterance, stored, values, targets)
         self.num_truncated += truncated
         return True
 
@@ -170,27 +177,32 @@ class FrameStoreWriter:
         return None
 
     def _append(
-        self, utterance: str, features: NDArray[np.floating], targets: NDArray[np.integer]
+        self,
+        utterance: str,
+        stored: NDArray[Any],
+        values: NDArray[np.float32],
+        targets: NDArray[np.integer],
     ) -> None:
         if self.dim is None:
-            self.dim = features.shape[1]
+            self.dim = values.shape[1]
+            self._row_bytes = self.dim * STORAGE_TYPES[self.options.storage].itemsize
             self._sum, self._sum_squares = np.zeros(self.dim), np.zeros(self.dim)
         if self._files is None:
             paths = shard_files(self._temporary, len(self._shards))
             self._files = (open(paths[0], "wb"), open(paths[1], "wb"))  # noqa: SIM115
             self._checksums = [0, 0]
             self._shard_begin = (self.num_frames, self.num_utterances)
-        for which, (file, rows) in enumerate(zip(self._files, (features, targets), strict=True)):
+        for which, (file, rows) in enumerate(zip(self._files, (stored, targets), strict=True)):
             content = np.ascontiguousarray(rows).data
             file.write(content)
             self._checksums[which] = zlib.crc32(content, self._checksums[which])
         self._names.write(f"{utterance}\n")
-        self._offsets.append(self.num_frames + len(features))
+        self._offsets.append(self.num_frames + len(stored))
         self.class_counts += np.bincount(targets, minlength=self.num_outputs)
-        values = features.astype(np.float64)
-        self._sum += values.sum(axis=0)
-        self._sum_squares += (values * values).sum(axis=0)
-        shard_bytes = (self.num_frames - self._shard_begin[0]) * self.dim * self._storage.itemsize
+        double = values.astype(np.float64)
+        self._sum += double.sum(axis=0)
+        self._sum_squares += (double * double).sum(axis=0)
+        shard_bytes = (self.num_frames - self._shard_begin[0]) * self._row_bytes
         if shard_bytes >= self.options.shard_megabytes << 20:
             self._close_shard()
 
@@ -221,23 +233,61 @@ class FrameStoreWriter:
         np.save(self._temporary / "offsets.npy", np.array(self._offsets, dtype=np.int64))
         np.save(self._temporary / "class_counts.npy", self.class_counts)
         self._names.flush()
-        write_json(
-            self._temporary / "meta.json",
-            {
-                "format": FORMAT,
-                "version": VERSION,
-                "dim": self.dim,
-                "num_outputs": self.num_outputs,
-                "frames": self.num_frames,
-                "utterances": self.num_utterances,
-                "truncated_utterances": self.num_truncated,
-                "skipped_utterances": len(self.skipped),
-                "storage": self.options.storage,
-                "mean": mean.tolist(),
-                "std": np.sqrt(variance).tolist(),
-                "shards": [asdict(shard) for shard in self._shards],
-            },
+        write_meta(
+            self._temporary,
+            dim=self.dim,
+            num_outputs=self.num_outputs,
+            storage=self.options.storage,
+            shards=self._shards,
+            mean=mean,
+            std=np.sqrt(variance),
+            truncated=self.num_truncated,
+            skipped=len(self.skipped),
         )
+
+
+def write_meta(
+    directory: Path,
+    *,
+    dim: int,
+    num_outputs: int,
+    storage: StorageName,
+    shards: list[Shard],
+    mean: NDArray[np.float64],
+    std: NDArray[np.float64],
+    truncated: int = 0,
+    skipped: int = 0,
+) -> None:
+    """Write the description of a store, ``meta.json``.
+
+    Args:
+        directory: Where the store lies.
+        dim: Values a frame.
+        num_outputs: Number of classes.
+        storage: Type of a stored value.
+        shards: What the shards hold, in order.
+        mean: (dim,) mean of the frames.
+        std: (dim,) standard deviation of the frames.
+        truncated: How many utterances were cut to the shorter of features and targets.
+        skipped: How many utterances were left out.
+    """
+    write_json(
+        directory / "meta.json",
+        {
+            "format": FORMAT,
+            "version": VERSION,
+            "dim": dim,
+            "num_outputs": num_outputs,
+            "frames": sum(shard.frames for shard in shards),
+            "utterances": sum(shard.utterances for shard in shards),
+            "truncated_utterances": truncated,
+            "skipped_utterances": skipped,
+            "storage": storage,
+            "mean": mean.tolist(),
+            "std": std.tolist(),
+            "shards": [asdict(shard) for shard in shards],
+        },
+    )
 
 
 def pack_frames(

@@ -1,24 +1,24 @@
 """From the frame store to minibatches on the device, with disk, CPU and device at work at once.
 
-A background thread lays the blocks of the next pool side by side in (pinned) memory and sends
-them to the device, while minibatches are made from the pool before. On the device a minibatch is
-gathered by index: the frames in shuffled order, each with its context window.
+A background thread copies the blocks of the next pool side by side into (pinned) memory, sends
+them to the device and lays them out there, while minibatches are gathered from the pool before.
+All workers follow the same order; each gathers its own rows of every minibatch, and reads only
+the pools that these come from.
 """
 
 import queue
 import threading
 import time
-from collections.abc import Generator
-from dataclasses import dataclass, field
+from collections.abc import Generator, Iterator
+from dataclasses import dataclass
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from mariana_asr.engine.frames.frame_store import FrameStore
-from mariana_asr.engine.frames.order import Blocks, EpochOrder, block_size
-from mariana_asr.nnet.splicing import gather_windows, window_offsets
+from mariana_asr.engine.frames.order import Blocks, EpochOrder, block_size, part_of
+from mariana_asr.engine.frames.pool import Pool, lay_out, pool_utterances, read_pool
 
 POOLS_AHEAD = 1
 """How many pools wait ready beside the one in use and the one being read."""
@@ -26,34 +26,33 @@ POOLS_AHEAD = 1
 
 @dataclass
 class Minibatch:
-    """Frames with their context windows, and their targets."""
+    """One worker's frames of a minibatch with their context windows, and their targets."""
 
     step: int
     """Number of the minibatch in its epoch, from 0."""
+    first_row: int
+    """Place of the first of these frames in the minibatch of all workers."""
+    global_frames: int
+    """Number of frames of the minibatch of all workers."""
     inputs: Tensor
-    """(B, windows * dim) float32 on the device."""
+    """(B, windows * dim) float32 on the device; B may be 0 if there are more workers than frames.
+    On a CPU the next minibatch is written over it."""
     targets: Tensor
     """(B,) int64 on the device."""
-    utterances: NDArray[np.int64] = field(repr=False)
-    """(B,) number in the store of each frame's utterance."""
 
 
-@dataclass
-class _Pool:
-    """Whole utterances on the device; tensors below are in the order of the epoch's stream."""
+@dataclass(frozen=True)
+class _ReadyPool:
+    """A pool and its place in the epoch's stream of frames."""
 
     begin: int
-    frames: Tensor
-    """(N, dim) in the type of the store, in the order of the store within each block."""
-    windows: Tensor
-    """(3, N) int32: row of the centre, of its utterance's first and of its last frame."""
-    targets: Tensor
-    utterances: NDArray[np.int64]
+    end: int
+    pool: Pool
     arrived: "torch.cuda.Event | None"
 
 
 class Randomizer:
-    """Makes the minibatches of a frame store.
+    """Makes a worker's parts of the minibatches of a frame store.
 
     Attributes:
         seconds_waiting: How long :meth:`epoch` has waited for the reader in all.
@@ -70,15 +69,31 @@ class Randomizer:
         seed: int,
         device: torch.device,
         shuffle: bool = True,
+        rank: int = 0,
+        size: int = 1,
     ) -> None:
-        """Frames come in shuffled order, or without ``shuffle`` in the order of the store."""
+        """Frames come in shuffled order, or without ``shuffle`` in the order of the store.
+
+        Args:
+            store: The packed frames.
+            left_context: Frames before the centre of a window.
+            right_context: Frames after it.
+            minibatch_size: Frames of a minibatch of all workers.
+            randomizer_size: About how many frames are shuffled among themselves.
+            seed: Of the order.
+            device: Where minibatches are made.
+            shuffle: Whether to shuffle.
+            rank: Number of this worker, from 0.
+            size: Number of workers.
+        """
         self.store = store
         self.device = device
         self.seconds_waiting = 0.0
+        self._context = (left_context, right_context)
         self._blocks = Blocks.of(store, block_size(store.num_frames, randomizer_size))
         self._sizes = {"minibatch_size": minibatch_size, "randomizer_size": randomizer_size}
         self._seed, self._shuffle = seed, shuffle
-        self._offsets = window_offsets(left_context, right_context, device)
+        self._rank, self._size = rank, size
         self._copy_stream = torch.cuda.Stream(device) if device.type == "cuda" else None
 
     def order(self, epoch: int) -> EpochOrder:
@@ -87,8 +102,32 @@ class Randomizer:
             self._blocks, seed=self._seed, epoch=epoch, shuffle=self._shuffle, **self._sizes
         )
 
+    def utterances_of(self, epoch: int, step: int, *, whole: bool = False) -> list[int]:
+        """Numbers of the utterances that a minibatch's frames are of, in ascending order.
+
+        They are found anew from the order, without reading any frame.
+
+        Args:
+            epoch: Number of the epoch.
+            step: Number of the minibatch in it.
+            whole: Ask for the minibatch of all workers, not for this worker's part.
+        """
+        order = self.order(epoch)
+        begin, end = order.minibatch(step) if whole else self._part(order, step)
+        found: set[int] = set()
+        for number in _pools_between(order, begin, end):
+            utterances, lengths = pool_utterances(
+                self.store, self._blocks, order.pool_blocks(number)
+            )
+            pool_begin = int(order.pool_begins[number])
+            rows = slice(max(begin - pool_begin, 0), end - pool_begin)
+            frames = order.pool_permutation(number)[rows]
+            owners = np.searchsorted(np.cumsum(lengths), frames, side="right")
+            found.update(utterances[owners].tolist())
+        return sorted(found)
+
     def epoch(self, epoch: int, first_step: int = 0) -> Generator[Minibatch, None, None]:
-        """Yield the minibatches of an epoch from ``first_step`` on.
+        """Yield this worker's parts of the minibatches of an epoch from ``first_step`` on.
 
         Nothing of the steps before is read but what lies in the same pool. Close the iterator
         (``contextlib.closing``) if it is left early, so that its thread ends.
@@ -96,71 +135,94 @@ class Randomizer:
         order = self.order(epoch)
         if first_step >= order.num_steps:
             return
-        first_pool = order.pool_of(order.minibatch(first_step)[0])
-        ready: queue.Queue[_Pool | BaseException] = queue.Queue(POOLS_AHEAD)
+        ready: queue.Queue[_ReadyPool | BaseException] = queue.Queue(POOLS_AHEAD)
         stop = threading.Event()
         reader = threading.Thread(
             target=self._read_pools,
-            args=(order, first_pool, ready, stop),
+            args=(order, first_step, ready, stop),
             name="frame store reader",
             daemon=True,
         )
         reader.start()
         try:
-            pools: list[_Pool] = []
+            pools: list[_ReadyPool] = []
+            inputs = torch.empty(0, device=self.device)
             for step in range(first_step, order.num_steps):
-                begin, end = order.minibatch(step)
-                while not pools or pools[-1].begin + len(pools[-1].targets) < end:
-                    pools.append(self._next_pool(ready))
-                while pools[0].begin + len(pools[0].targets) <= begin:
-                    del pools[0]
-                yield self._minibatch(step, pools, begin, end)
+                first, last = order.minibatch(step)
+                begin, end = self._part(order, step)
+                if begin < end:
+                    while not pools or pools[-1].end < end:
+                        pools.append(self._next_pool(ready))
+                    while pools[0].end <= begin:
+                        del pools[0]
+                inputs, targets = self._gather(pools, begin, end, inputs)
+                yield Minibatch(step, begin - first, last - first, inputs, targets)
         finally:
             stop.set()
             reader.join()
 
-    def _next_pool(self, ready: "queue.Queue[_Pool | BaseException]") -> _Pool:
+    def _part(self, order: EpochOrder, step: int) -> tuple[int, int]:
+        """Where this worker's part of a minibatch begins and ends in the stream."""
+        return part_of(*order.minibatch(step), self._rank, self._size)
+
+    def _next_pool(self, ready: "queue.Queue[_ReadyPool | BaseException]") -> _ReadyPool:
         started = time.perf_counter()
-        pool = ready.get()
+        item = ready.get()
         self.seconds_waiting += time.perf_counter() - started
-        if isinstance(pool, BaseException):
-            raise pool
-        if pool.arrived is not None:
+        if isinstance(item, BaseException):
+            raise item
+        if item.arrived is not None:
             current = torch.cuda.current_stream(self.device)
-            current.wait_event(pool.arrived)
-            for tensor in (pool.frames, pool.windows, pool.targets):
+            current.wait_event(item.arrived)
+            for tensor in (item.pool.windows, item.pool.starts, item.pool.targets):
                 # Made on the copying stream: its memory must not be reused while this one reads.
                 tensor.record_stream(current)
-        return pool
+        return item
 
-    def _minibatch(self, step: int, pools: list[_Pool], begin: int, end: int) -> Minibatch:
-        parts = []
-        for pool in pools:
-            rows = slice(max(begin - pool.begin, 0), max(end - pool.begin, 0))
-            if len(targets := pool.targets[rows]):
-                centre, first, last = pool.windows[:, rows]
-                inputs = gather_windows(pool.frames, centre, first, last, self._offsets)
-                parts.append((inputs, targets, pool.utterances[rows]))
-        if len(parts) == 1:
-            return Minibatch(step, *parts[0])
-        return Minibatch(
-            step,
-            torch.cat([part[0] for part in parts]),
-            torch.cat([part[1] for part in parts]),
-            np.concatenate([part[2] for part in parts]),
-        )
+    def _gather(
+        self, pools: list[_ReadyPool], begin: int, end: int, reusable: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Inputs and targets of the frames from ``begin`` to ``end`` of the stream.
+
+        Memory that is fresh from the system costs a CPU ten times what the copy into it does, so
+        that the last minibatch's is reused. On a GPU the allocator keeps memory ready itself, and
+        knows until when it is in use.
+        """
+        width = (sum(self._context) + 1) * self.store.dim
+        if reusable.shape != (end - begin, width) or self.device.type != "cpu":
+            reusable = torch.empty((end - begin, width), device=self.device)
+        targets = []
+        for item in pools if begin < end else ():
+            rows = slice(max(begin - item.begin, 0), min(end, item.end) - item.begin)
+            if rows.start >= rows.stop:
+                continue
+            place = item.begin + rows.start - begin
+            torch.index_select(
+                item.pool.windows,
+                0,
+                item.pool.starts[rows],
+                out=reusable[place : place + rows.stop - rows.start],
+            )
+            targets.append(item.pool.targets[rows])
+        if not targets:
+            return reusable, torch.empty(0, dtype=torch.int64, device=self.device)
+        return reusable, targets[0] if len(targets) == 1 else torch.cat(targets)
 
     def _read_pools(
         self,
         order: EpochOrder,
-        first_pool: int,
-        ready: "queue.Queue[_Pool | BaseException]",
+        first_step: int,
+        ready: "queue.Queue[_ReadyPool | BaseException]",
         stop: threading.Event,
     ) -> None:
         """Body of the reader thread; an error is handed over in place of a pool."""
-        for number in range(first_pool, order.num_pools):
-            item: _Pool | BaseException
+        numbers = self._pools_needed(order, first_step)
+        while not stop.is_set():
+            item: _ReadyPool | BaseException
             try:
+                number = next(numbers, None)
+                if number is None:
+                    return
                 item = self._read_pool(order, number)
             except BaseException as error:
                 item = error
@@ -170,53 +232,31 @@ class Randomizer:
                     break
                 except queue.Full:
                     continue
-            if stop.is_set() or isinstance(item, BaseException):
+            if isinstance(item, BaseException):
                 return
 
-    def _read_pool(self, order: EpochOrder, number: int) -> _Pool:
-        blocks = order.pool_blocks(number)
-        size = int(order.pool_begins[number + 1] - order.pool_begins[number])
+    def _pools_needed(self, order: EpochOrder, first_step: int) -> Iterator[int]:
+        """Pools that this worker's parts come from, from a step on."""
+        done = -1
+        for step in range(first_step, order.num_steps):
+            for number in _pools_between(order, *self._part(order, step)):
+                if number > done:
+                    yield number
+                    done = number
+
+    def _read_pool(self, order: EpochOrder, number: int) -> _ReadyPool:
+        begin, end = map(int, order.pool_begins[number : number + 2])
         pinned = self._copy_stream is not None
-        storage = torch.float16 if self.store.storage.itemsize == 2 else torch.float32
-        frames = torch.empty((size, self.store.dim), dtype=storage, pin_memory=pinned)
-        windows = torch.empty((3, size), dtype=torch.int32, pin_memory=pinned)
-        targets = torch.empty(size, dtype=torch.int64, pin_memory=pinned)
-
-        permutation = order.pool_permutation(number)
-        laid = np.empty(size, dtype=np.int64)
-        first, last = np.empty(size, dtype=np.int32), np.empty(size, dtype=np.int32)
-        utterances = np.empty(size, dtype=np.int64)
-        position = 0
-        for block in blocks:
-            rows = slice(position, position + self._read_block(int(block), position, frames, laid))
-            bounds = slice(self._blocks.utterances[block], self._blocks.utterances[block + 1] + 1)
-            offsets = np.asarray(self.store.offsets[bounds])
-            lengths = np.diff(offsets)
-            begins = offsets[:-1] - offsets[0] + position
-            first[rows] = np.repeat(begins, lengths)
-            last[rows] = np.repeat(begins + lengths - 1, lengths)
-            utterances[rows] = np.repeat(np.arange(bounds.start, bounds.stop - 1), lengths)
-            position = rows.stop
-        windows.numpy()[:] = permutation, first[permutation], last[permutation]
-        np.take(laid, permutation, out=targets.numpy())
-        begin = int(order.pool_begins[number])
+        content = read_pool(self.store, self._blocks, order, number, pinned=pinned)
         if self._copy_stream is None:
-            return _Pool(begin, frames, windows, targets, utterances[permutation], None)
+            return _ReadyPool(begin, end, lay_out(content, *self._context), None)
         with torch.cuda.stream(self._copy_stream):
-            frames = frames.to(self.device, non_blocking=True)
-            windows = windows.to(self.device, non_blocking=True)
-            targets = targets.to(self.device, non_blocking=True)
-            arrived = self._copy_stream.record_event()
-        return _Pool(begin, frames, windows, targets, utterances[permutation], arrived)
+            pool = lay_out(content.to(self.device), *self._context)
+            return _ReadyPool(begin, end, pool, self._copy_stream.record_event())
 
-    def _read_block(
-        self, block: int, position: int, frames: Tensor, targets: NDArray[np.int64]
-    ) -> int:
-        """Copy a block from its shard into the pool; returns its number of frames."""
-        shard = int(self._blocks.shard[block])
-        begin, end = self._blocks.frames[block : block + 2] - self._blocks.shard_frames[shard]
-        shard_features, shard_targets = self.store.shard_maps(shard)
-        rows = slice(position, position + int(end - begin))
-        np.copyto(frames.numpy()[rows], shard_features[begin:end])
-        np.copyto(targets[rows], shard_targets[begin:end])
-        return int(end - begin)
+
+def _pools_between(order: EpochOrder, begin: int, end: int) -> range:
+    """The pools that some stretch of the stream lies in."""
+    if begin >= end:
+        return range(0)
+    return range(order.pool_of(begin), order.pool_of(end - 1) + 1)

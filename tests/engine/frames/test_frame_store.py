@@ -2,9 +2,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from mariana_asr.engine.frames.frame_store import FrameStore
 from mariana_asr.engine.frames.packing import FrameStoreWriter, PackOptions, pack_frames
+from mariana_asr.engine.frames.storage import from_storage, to_storage
 from mariana_asr.errors import DataError, FormatError, StageError
 
 
@@ -55,6 +57,48 @@ def test_half_precision_storage_halves_the_file_and_keeps_eleven_bits(tmp_path: 
     assert sizes[0] == 2 * sizes[1]
     np.testing.assert_allclose(half.read_utterance(0)[0], packed[0][1], rtol=2**-11, atol=1e-7)
     assert half.fingerprint != single.fingerprint
+
+
+def test_bfloat16_is_rounded_to_nearest_even_as_torch_does(tmp_path: Path):
+    bits = np.random.default_rng(0).integers(0, 2**32, 100_000, dtype=np.uint32)
+    # Ties, the largest values that do not become infinite, the first that do, and the smallest.
+    special = [0x3F808000, 0x3F818000, 0x7F7F7FFF, 0x7F7F8000, 0xFF7FFFFF, 1, 0x8000, 0x8001]
+    special += [0x7F800000, 0xFF800000, 0x7FFFFFFF, 0xFFFFFFFF, 0x7F800001, 0x80000000]
+    values = np.concatenate([bits, np.array(special, dtype=np.uint32)]).view(np.float32)
+    ours = from_storage(to_storage(values, "bfloat16"), "bfloat16")
+    theirs = torch.from_numpy(values).to(torch.bfloat16).to(torch.float32).numpy()
+    np.testing.assert_array_equal(np.isnan(ours), np.isnan(values))
+    np.testing.assert_array_equal(ours, theirs)
+    known = ~np.isnan(values)
+    np.testing.assert_array_equal(np.signbit(ours[known]), np.signbit(theirs[known]))
+
+
+def test_bfloat16_store_keeps_large_values_and_refuses_what_is_not_finite(tmp_path: Path):
+    features, targets = one(10)
+    bad = {}
+    for name, value in [("nan", np.nan), ("inf", np.inf), ("rounds_to_inf", 3.4e38)]:
+        bad[name] = features.copy()
+        bad[name][3, 2] = value
+    store = pack_frames(
+        tmp_path / "store",
+        [
+            ("huge", features * 1e30, targets),
+            *((name, rows, targets) for name, rows in bad.items()),
+        ],
+        num_outputs=1,
+        options=PackOptions(storage="bfloat16"),
+    )
+    assert store.num_utterances == 1
+    listed = (tmp_path / "store" / "skipped.txt").read_text().splitlines()
+    assert sorted(line.split()[0] for line in listed) == sorted(bad)
+    assert all("1 of 10 frames hold NaN or infinite values as bfloat16" in line for line in listed)
+    size = (tmp_path / "store" / "features-00000.bin").stat().st_size
+    assert size == features.size * 2
+    read = store.read_utterance(0)[0]
+    assert read.dtype == np.float32
+    np.testing.assert_allclose(read, features * 1e30, rtol=2**-8)
+    np.testing.assert_allclose(store.mean, read.astype(np.float64).mean(axis=0))
+    store.verify()
 
 
 def test_a_few_frames_of_difference_are_cut_and_counted(tmp_path: Path):

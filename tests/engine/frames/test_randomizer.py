@@ -1,5 +1,8 @@
+import os
 import threading
+import zlib
 from contextlib import closing
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 
@@ -9,12 +12,17 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from mariana_asr.engine.frames import frame_store
 from mariana_asr.engine.frames.order import Blocks, EpochOrder, block_size
 from mariana_asr.engine.frames.packing import PackOptions, pack_frames
 from mariana_asr.engine.frames.randomizer import Randomizer
+from mariana_asr.engine.launch.workers import Workers
+from mariana_asr.errors import FormatError
 from mariana_asr.features.splice import splice
 
 LENGTHS = [1, 2, 3, 700, 5, 40, 41, 900, 350, 20, 1, 600, 77, 300, 2500, 13]
+ORDER_CHECKSUM = 1940666760
+"""CRC-32 of the frames' numbers (int64) in epoch 1, taken when the order was first laid down."""
 
 
 @pytest.fixture(scope="module")
@@ -33,7 +41,7 @@ def store(tmp_path_factory):
     return pack_frames(folder / "store", utterances(), num_outputs=sum(LENGTHS))
 
 
-def randomizer(store, *, size=64, pool=1000, seed=3, left=2, right=3, shuffle=True):
+def randomizer(store, *, size=64, pool=1000, seed=3, left=2, right=3, shuffle=True, worker=(0, 1)):
     return Randomizer(
         store,
         left_context=left,
@@ -43,12 +51,15 @@ def randomizer(store, *, size=64, pool=1000, seed=3, left=2, right=3, shuffle=Tr
         seed=seed,
         device=torch.device("cpu"),
         shuffle=shuffle,
+        rank=worker[0],
+        size=worker[1],
     )
 
 
 def minibatches(source, epoch, first_step=0):
     with closing(source.epoch(epoch, first_step)) as made:
-        return list(made)
+        # The next one is written over the inputs of the last.
+        return [replace(minibatch, inputs=minibatch.inputs.clone()) for minibatch in made]
 
 
 def test_windows_are_those_of_splicing_each_utterance(store):
@@ -56,11 +67,103 @@ def test_windows_are_those_of_splicing_each_utterance(store):
         splice(store.read_utterance(number)[0], 2, 3) for number in range(store.num_utterances)
     ]
     expected = np.concatenate(spliced)
-    utterance = np.repeat(np.arange(len(LENGTHS)), LENGTHS)
     for minibatch in minibatches(randomizer(store), epoch=1):
         frames = minibatch.targets.numpy()
         np.testing.assert_array_equal(minibatch.inputs.numpy(), expected[frames])
-        np.testing.assert_array_equal(minibatch.utterances, utterance[frames])
+
+
+@pytest.mark.parametrize(("left", "right"), [(0, 0), (0, 1), (7, 0), (50, 60)])
+def test_windows_of_any_width_are_those_of_splicing(store, left, right):
+    spliced = [
+        splice(store.read_utterance(number)[0], left, right)
+        for number in range(store.num_utterances)
+    ]
+    expected = np.concatenate(spliced)
+    for minibatch in minibatches(randomizer(store, left=left, right=right, size=333), epoch=0):
+        np.testing.assert_array_equal(minibatch.inputs.numpy(), expected[minibatch.targets])
+
+
+def test_the_order_is_the_same_as_ever(store):
+    # A run that is resumed by a later version must find the frames where it left off.
+    made = minibatches(randomizer(store), 1)
+    frames = np.concatenate([minibatch.targets.numpy() for minibatch in made]).astype("<i8")
+    assert zlib.crc32(frames.tobytes()) == ORDER_CHECKSUM
+
+
+@pytest.mark.parametrize("worker", [(0, 1), (0, 3), (2, 3)])
+def test_utterances_of_a_minibatch_are_found_without_reading_it(store, worker):
+    source = randomizer(store, size=300, pool=500, worker=worker)
+    utterance = np.repeat(np.arange(len(LENGTHS)), LENGTHS)
+    whole = minibatches(randomizer(store, size=300, pool=500), 1)
+    for minibatch, all_of_it in zip(minibatches(source, 1), whole, strict=True):
+        expected = np.unique(utterance[minibatch.targets]).tolist()
+        assert source.utterances_of(1, minibatch.step) == expected
+        expected = np.unique(utterance[all_of_it.targets]).tolist()
+        assert source.utterances_of(1, minibatch.step, whole=True) == expected
+
+
+@settings(max_examples=25, deadline=None)
+@given(
+    workers=st.sampled_from([2, 3, 5]),
+    size=st.sampled_from([1, 4, 63, 64, 700, 4000, 100_000]),
+    pool=st.sampled_from([1, 300, 1000, 100_000]),
+    shuffle=st.booleans(),
+    epoch=st.integers(0, 2),
+    data=st.data(),
+)
+def test_workers_share_out_the_minibatches_of_one(store, workers, size, pool, shuffle, epoch, data):
+    options = {"size": size, "pool": pool, "shuffle": shuffle}
+    alone = randomizer(store, **options)
+    steps = alone.order(epoch).num_steps
+    first_step = data.draw(st.integers(max(0, steps - 40), steps))
+    whole = minibatches(alone, epoch, first_step)
+    parts = [
+        minibatches(randomizer(store, worker=(rank, workers), **options), epoch, first_step)
+        for rank in range(workers)
+    ]
+    assert [len(part) for part in parts] == [len(whole)] * workers == [steps - first_step] * workers
+    for one, *shares in zip(whole, *parts, strict=True):
+        rows = 0
+        for rank, share in enumerate(shares):
+            part = Workers(rank, workers, torch.device("cpu"), workers).part_of(len(one.targets))
+            assert (share.first_row, share.first_row + len(share.targets)) == (
+                part.start,
+                part.stop,
+            )
+            assert share.step == one.step
+            assert share.global_frames == one.global_frames == len(one.targets)
+            assert share.first_row == rows
+            rows += len(share.targets)
+        assert rows == len(one.targets)
+        assert torch.equal(torch.cat([share.inputs for share in shares]), one.inputs)
+        assert torch.equal(torch.cat([share.targets for share in shares]), one.targets)
+
+
+@pytest.mark.parametrize("workers", [1, 2, 3, 5])
+@pytest.mark.parametrize(("size", "pool"), [(3, 1000), (64, 1000), (4000, 700), (1000, 100_000)])
+def test_every_frame_comes_exactly_once_an_epoch_to_one_worker(store, workers, size, pool):
+    frames = [
+        minibatch.targets.numpy()
+        for rank in range(workers)
+        for minibatch in minibatches(
+            randomizer(store, size=size, pool=pool, worker=(rank, workers)), 1
+        )
+    ]
+    np.testing.assert_array_equal(np.sort(np.concatenate(frames)), np.arange(store.num_frames))
+
+
+def test_a_worker_reads_only_the_pools_that_its_frames_are_in(store, monkeypatch):
+    source = randomizer(store, size=store.num_frames, pool=100, worker=(3, 4))
+    read = []
+    read_pool = source._read_pool
+    monkeypatch.setattr(
+        source, "_read_pool", lambda order, number: read.append(number) or read_pool(order, number)
+    )
+    minibatches(source, 1)
+    pools = source.order(1).num_pools
+    assert read == list(range(read[0], read[-1] + 1))
+    assert read[0] > 1
+    assert read[-1] == pools - 1
 
 
 @pytest.mark.parametrize(
@@ -93,8 +196,9 @@ def test_without_shuffling_frames_come_in_the_order_of_the_store(store):
 
 
 def test_frames_of_a_minibatch_come_from_many_places(store):
-    for minibatch in minibatches(randomizer(store, pool=100_000), 1)[:10]:
-        assert len(set(minibatch.utterances.tolist())) > 5
+    source = randomizer(store, pool=100_000)
+    for step in range(10):
+        assert len(source.utterances_of(1, step)) > 5
 
 
 @pytest.mark.parametrize("first_step", [0, 1, 17, 60, 86, 87, 200])
@@ -108,25 +212,53 @@ def test_fast_forward_goes_on_as_if_the_steps_before_had_been_made(store, first_
         assert torch.equal(one.targets, other.targets)
 
 
-def test_half_precision_and_several_shards_give_the_same_minibatches(tmp_path: Path):
+def test_all_storages_and_several_shards_give_the_same_minibatches(tmp_path: Path):
     rng = np.random.default_rng(0)
     lengths = rng.integers(100, 600, 30)
-    # Small integers are exact in float16.
+    # Small integers are exact in 16 bits, too.
     data = [
         (f"u{n}", rng.integers(0, 50, (t, 64)).astype(np.float32), rng.integers(0, 5, t))
         for n, t in enumerate(lengths)
     ]
     stores = [
         pack_frames(tmp_path / f"{storage}{size}", data, num_outputs=5, options=options)
-        for storage, size in [("float32", 1), ("float16", 1), ("float32", 1024)]
+        for storage, size in [("float32", 1024), ("float32", 1), ("float16", 1), ("bfloat16", 1)]
         for options in [PackOptions(storage=storage, shard_megabytes=size)]
     ]
-    assert [len(store.shards) for store in stores] == [3, 2, 1]
+    assert [len(store.shards) for store in stores] == [1, 3, 2, 2]
+    everything = np.concatenate([splice(features, 2, 3) for _, features, _ in data])
     epochs = [minibatches(randomizer(store, shuffle=False), 0) for store in stores]
-    for one, half, whole in zip(*epochs, strict=True):
-        assert half.inputs.dtype == torch.float32
-        assert torch.equal(one.inputs, half.inputs)
-        assert torch.equal(one.inputs, whole.inputs)
+    for first, *others in zip(*epochs, strict=True):
+        begin = first.step * 64 if first.step < len(epochs[0]) - 1 else -len(first.targets)
+        if begin >= 0:
+            expected = everything[begin : begin + len(first.targets)]
+        else:
+            expected = everything[begin:]
+        np.testing.assert_array_equal(first.inputs.numpy(), expected)
+        for other in others:
+            assert other.inputs.dtype == torch.float32
+            assert torch.equal(first.inputs, other.inputs)
+            assert torch.equal(first.targets, other.targets)
+
+
+def test_more_shards_than_may_be_open_are_read(tmp_path: Path, monkeypatch):
+    monkeypatch.setattr(frame_store, "MAX_OPEN_SHARDS", 2)
+    data = [(f"u{n}", np.full((600, 512), n, dtype=np.float32), np.full(600, n)) for n in range(7)]
+    store = pack_frames(
+        tmp_path / "store", data, num_outputs=7, options=PackOptions(shard_megabytes=1)
+    )
+    assert len(store.shards) == 7
+    for minibatch in minibatches(randomizer(store, pool=100_000, left=0, right=0), 1):
+        assert (minibatch.inputs == minibatch.targets[:, None]).all()
+    assert len(store._files) == 2
+
+
+def test_a_shard_cut_short_while_it_is_read_ends_the_epoch(tmp_path: Path):
+    data = [("u", np.zeros((600, 5), dtype=np.float32), np.zeros(600, dtype=np.int32))]
+    store = pack_frames(tmp_path / "store", data, num_outputs=7)
+    os.truncate(tmp_path / "store" / "features-00000.bin", 1000)
+    with pytest.raises(FormatError, match=r"features-00000.bin: torn shard"):
+        minibatches(randomizer(store), 1)
 
 
 def test_a_reader_that_fails_ends_the_epoch_with_its_error(store, monkeypatch):
