@@ -7,6 +7,7 @@ Hinton, Osindero and Teh (2006), "A fast learning algorithm for deep belief nets
 import logging
 import math
 from contextlib import closing
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -30,15 +31,18 @@ from mariana_asr.engine.training.stepping import Stepper, step_seed
 from mariana_asr.engine.training.stopping import Stopped, StopSignal
 from mariana_asr.engine.training.totals import sum_over_workers
 from mariana_asr.errors import StageError
-from mariana_asr.nnet.pretraining import pretraining_stages
+from mariana_asr.nnet.pretraining import PretrainingObjective, pretraining_stages
 
 logger = logging.getLogger(__name__)
+
+STEPS_OF_MEAN = 50
+"""A layer begins at the mean of its input over so many minibatches."""
 
 
 class _WithoutTargets(nn.Module):
     """An objective that learns from the frames alone, called as one that has targets."""
 
-    def __init__(self, objective: nn.Module) -> None:
+    def __init__(self, objective: PretrainingObjective) -> None:
         super().__init__()
         self.network = objective
 
@@ -58,16 +62,16 @@ def pretrain(
 ) -> None:
     """Pretrain the hidden layers of a network, one after the other.
 
-    What a layer came to is kept in ``folder`` until training removes it; a run that was stopped
-    goes on with the layer that it was at. Workers always sum their gradients in full, whatever
-    exchange the training itself has.
+    What the layers so far came to is kept in ``folder``: a run that was stopped goes on with the
+    layer that it was at, and a finished pretraining is not repeated. Workers always sum their
+    gradients in full, whatever exchange the training itself has.
 
     Args:
         network: On the workers' device; its hidden layers are changed.
         store: Frames; their targets are not used.
         options: ``options.pretraining`` says how.
         engine: Precision, storage and so on.
-        folder: Where finished layers are kept.
+        folder: Where the finished layers are kept.
         workers: The workers.
         stop: Whether to stop.
 
@@ -78,15 +82,20 @@ def pretrain(
     """
     assert options.pretraining is not None, "the caller has looked"
     engine = engine.model_copy(update={"exchange": AllReduceOptions(), "accumulate": 1})
-    for number, (name, objective) in enumerate(pretraining_stages(network, options.pretraining)):
-        path = folder / f"{number:02d}-{name}.ckpt"
-        if path.exists():
-            network.load_state_dict(read_checkpoint(path, workers.device)["network"])
+    stages = pretraining_stages(network, options.pretraining)
+    paths = [folder / f"{number:02d}-{name}.ckpt" for number, (name, _) in enumerate(stages)]
+    done = max((number for number, path in enumerate(paths) if path.exists()), default=-1)
+    if done >= 0:
+        network.load_state_dict(read_checkpoint(paths[done], workers.device)["network"])
+    for number, (name, objective) in enumerate(stages):
+        if number <= done:
             continue
         layer = _Layer(number, name, objective.to(workers.device), options, engine, workers)
         layer.train(network, store, stop)
         if workers.is_first:
-            write_checkpoint(path, {"network": network.state_dict()})
+            write_checkpoint(paths[number], {"network": network.state_dict()})
+            if number > 0:
+                paths[number - 1].unlink()
         # Before any worker looks for the file of the next layer, or is stopped.
         workers.barrier()
 
@@ -98,7 +107,7 @@ class _Layer:
         self,
         number: int,
         name: str,
-        objective: nn.Module,
+        objective: PretrainingObjective,
         options: TrainOptions,
         engine: EngineOptions,
         workers: Workers,
@@ -140,7 +149,9 @@ class _Layer:
             size=self.workers.size,
         )
         steps = randomizer.order(1).num_steps
+        # The layers below leave the mode in which they were trained.
         self.objective.train()
+        self._begin(randomizer)
         for epoch in range(1, self.epochs + 1):
             with closing(randomizer.epoch(epoch)) as minibatches:
                 for minibatch in minibatches:
@@ -152,6 +163,21 @@ class _Layer:
                         self._leave_if_told(stop)
             self._report(epoch)
         self.stepper.exchange.close()
+
+    @torch.no_grad()
+    def _begin(self, randomizer: Randomizer) -> None:
+        """Let the layer begin where its input's mean is."""
+        layer = self.objective.network
+        sums: Tensor | None = None
+        with closing(randomizer.epoch(1)) as minibatches:
+            for minibatch in islice(minibatches, STEPS_OF_MEAN):
+                values = layer.visible(minibatch.inputs).double()
+                # The last place counts the frames.
+                found = torch.cat([values.sum(dim=0), values.new_tensor([len(values)])])
+                sums = found if sums is None else sums + found
+        assert sums is not None, "a store has frames"
+        sums = self.workers.sum(sums)
+        layer.begin((sums[:-1] / sums[-1]).float())
 
     def _rate(self, progress: float, frames: int) -> float:
         """The rate of a step, and for RBMs the momentum on the way; ``progress`` is 0 to 1."""

@@ -2,7 +2,7 @@
 
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
 from typing import Literal
 
@@ -49,6 +49,13 @@ class ExchangeFigures:
     def total_bytes(self) -> int:
         """All bytes sent."""
         return self.gradient_bytes + self.parameter_bytes + self.adaptive_bytes
+
+    @classmethod
+    def from_sums(cls, values: Sequence[float]) -> "ExchangeFigures":
+        """Figures of several workers' mean, from its values in the order of the attributes."""
+        counts, seconds = values[:-2], values[-2:]
+        steps, gradient, parameter, adaptive, between = (round(count) for count in counts)
+        return cls(steps, gradient, parameter, adaptive, between, *seconds)
 
     def __add__(self, other: "ExchangeFigures") -> "ExchangeFigures":
         return ExchangeFigures(

@@ -103,7 +103,7 @@ class Randomizer:
         )
 
     def utterances_of(self, epoch: int, step: int, *, whole: bool = False) -> list[int]:
-        """Numbers of the utterances that a minibatch's frames are of, in ascending order.
+        """Number of the utterance that each frame of a minibatch is of, row by row.
 
         They are found anew from the order, without reading any frame.
 
@@ -114,7 +114,7 @@ class Randomizer:
         """
         order = self.order(epoch)
         begin, end = order.minibatch(step) if whole else self._part(order, step)
-        found: set[int] = set()
+        found: list[int] = []
         for number in _pools_between(order, begin, end):
             utterances, lengths = pool_utterances(
                 self.store, self._blocks, order.pool_blocks(number)
@@ -123,8 +123,8 @@ class Randomizer:
             rows = slice(max(begin - pool_begin, 0), end - pool_begin)
             frames = order.pool_permutation(number)[rows]
             owners = np.searchsorted(np.cumsum(lengths), frames, side="right")
-            found.update(utterances[owners].tolist())
-        return sorted(found)
+            found += utterances[owners].tolist()
+        return found
 
     def epoch(self, epoch: int, first_step: int = 0) -> Generator[Minibatch, None, None]:
         """Yield this worker's parts of the minibatches of an epoch from ``first_step`` on.

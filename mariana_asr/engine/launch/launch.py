@@ -24,6 +24,7 @@ def launch_workers(
     *,
     size: int,
     threads: int,
+    gpus: bool,
     max_restarts: int,
 ) -> None:
     """Run ``python -m module PORT arguments`` in ``size`` processes until they are done.
@@ -49,7 +50,7 @@ def launch_workers(
         shutdown_timeout=SECONDS_TO_SAVE,
     )
     command = ["-m", module, str(outcome.port), *arguments]
-    with _environment(threads), _quiet_launcher():
+    with _environment(threads, gpus=gpus), _quiet_launcher():
         try:
             elastic_launch(config, sys.executable)(*command)
         except SignalException as error:
@@ -70,13 +71,16 @@ def launch_workers(
 
 
 @contextmanager
-def _environment(threads: int) -> Iterator[None]:
+def _environment(threads: int, *, gpus: bool) -> Iterator[None]:
     """Set what workers must find in their environment before they import torch."""
     values = {
         "OMP_NUM_THREADS": str(threads),
         # With the agent's store shared by the workers, a restart after SIGKILL hung now and then.
         "TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1",
     }
+    if not gpus:
+        # Parts of torch talk to any GPU that they see, whatever the tensors are on.
+        values["CUDA_VISIBLE_DEVICES"] = ""
     before = {name: os.environ.get(name) for name in values}
     os.environ.update(values)
     try:

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 
 from mariana_asr.engine.launch.workers import Workers
-from mariana_asr.errors import FormatError
+from mariana_asr.errors import FormatError, MarianaError
 from mariana_asr.files import atomic_file, flush_to_disk
 
 logger = logging.getLogger(__name__)
@@ -96,14 +96,19 @@ class CheckpointFolder:
         if workers.is_first:
             shutil.rmtree(temporary, ignore_errors=True)
         workers.barrier()
+        problems = []
         try:
             write_checkpoint(temporary / _worker_file(workers.rank), own)
             if workers.is_first:
                 write_checkpoint(temporary / SHARED_FILE, {**shared, "num_workers": workers.size})
-            workers.barrier()
-        except BaseException:
-            shutil.rmtree(temporary, ignore_errors=True)
-            raise
+        except MarianaError as error:
+            problems = [(error.what, str(error.where))]
+        # All go on, or all say what one of them met.
+        if problems := workers.gather(problems):
+            if workers.is_first:
+                shutil.rmtree(temporary, ignore_errors=True)
+            what, where = problems[0]
+            raise MarianaError(what, where=where)
         if workers.is_first:
             if path.exists():
                 shutil.rmtree(path)

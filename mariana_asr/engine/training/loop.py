@@ -184,7 +184,7 @@ class Training:
                     save_state(self)
                     save_due = False
                     self._leave_if_told()
-        self.stepper.exchange.synchronise()
+        self.stepper.synchronise()
         self._gather()
 
     def _warmup(self) -> float:
@@ -212,7 +212,7 @@ class Training:
         totals.skipped_steps += round(skipped)
         totals.seconds += now - self._clock[0]
         totals.seconds_waiting += waiting
-        totals.exchange += ExchangeFigures(round(exchange[0]), *exchange[1:])
+        totals.exchange += ExchangeFigures.from_sums(exchange)
         self.must_stop = stop > 0
         self.skipped = 0
         self._clock = (now, waited)

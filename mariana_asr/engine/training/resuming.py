@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
+from mariana_asr.engine.exchange.sharded import cut_shards, join_shards
 from mariana_asr.engine.frames.frame_store import FrameStore
 from mariana_asr.engine.options import EngineOptions, TrainOptions
 from mariana_asr.engine.options.engine import RUN_OPTIONS as ENGINE_RUN_OPTIONS
@@ -121,7 +122,6 @@ def _optimiser_state(training: "Training", shared: dict[str, Any]) -> dict[str, 
         return None
     shapes = {name: p.shape for name, p in training.network.named_parameters()}
     states = [read_own(path, rank, workers.device)["optimiser"] for rank in range(before)]
-    from mariana_asr.engine.exchange.sharded import cut_shards, join_shards
     return cut_shards(join_shards(states, shapes), workers.rank, workers.size)
 
 

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from mariana_asr.engine.exchange.make import make_exchange
+from mariana_asr.engine.exchange import make_exchange
 from mariana_asr.engine.frames.randomizer import Minibatch
 from mariana_asr.engine.launch.workers import Workers
 from mariana_asr.engine.optimisers.optimiser import Optimiser
@@ -95,7 +95,17 @@ class Stepper:
             for buffer, value in zip(self._moving, before, strict=True):
                 buffer.copy_(value)
         self.exchange.finish_step(applied)
+        self._forget_momentum_at_boundary()
         return applied
+
+    def synchronise(self) -> None:
+        """Bring all workers to the same parameters and buffers, as at the end of an epoch."""
+        self.exchange.synchronise()
+        self._forget_momentum_at_boundary()
+
+    def _forget_momentum_at_boundary(self) -> None:
+        if self.exchange.resets_momentum and self.exchange.at_boundary:
+            self.optimiser.forget_momentum()
 
     def take_sums(self) -> Tensor:
         """The sums since they were last taken, (3,) float64."""

@@ -22,6 +22,7 @@ from mariana_asr.engine.launch.torchrun import Team, current_team
 from mariana_asr.engine.launch.workers import Workers
 from mariana_asr.engine.normalisation import synchronise_batch_norm
 from mariana_asr.engine.options import EngineOptions, TrainOptions
+from mariana_asr.engine.pretraining import pretrain
 from mariana_asr.engine.training.checkpoint import CheckpointFolder, read_shared
 from mariana_asr.engine.training.loop import CHECKPOINT_FOLDER, Training
 from mariana_asr.engine.training.stopping import StopSignal
@@ -119,6 +120,7 @@ def train_network(
             [str(path)],
             size=size,
             threads=threads_per_worker(engine, size),
+            gpus=uses_gpus(engine),
             max_restarts=engine.max_restarts,
         )
     path.unlink()
@@ -138,19 +140,9 @@ def run_job(job: Job, workers: Workers, *signals: signal.Signals) -> TrainSummar
     if workers.size > 1 and job.engine.sync_batch_norm:
         synchronise_batch_norm(network, workers)
     with StopSignal(*signals) as stop:
-        checkpoints = CheckpointFolder(job.out_dir / CHECKPOINT_FOLDER, 1)
-        if job.options.pretraining is not None and not checkpoints.paths():
-            from mariana_asr.engine.pretraining import pretrain
-
-            pretrain(
-                network,
-                train,
-                job.options,
-                job.engine,
-                job.out_dir / PRETRAINING_FOLDER,
-                workers,
-                stop,
-            )
+        if job.options.pretraining is not None:
+            folder = job.out_dir / PRETRAINING_FOLDER
+            pretrain(network, train, job.options, job.engine, folder, workers, stop)
         training = Training(
             network, train, held_out, job.options, job.engine, job.out_dir, workers, stop
         )

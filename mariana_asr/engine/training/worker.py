@@ -11,7 +11,7 @@ import threading
 import time
 from pathlib import Path
 
-from torch.distributed import rendezvous
+import torch.distributed as dist
 
 from mariana_asr.engine.launch.group import joined
 from mariana_asr.engine.launch.outcome import Outcome
@@ -19,7 +19,8 @@ from mariana_asr.engine.training.train import Job, run_job
 from mariana_asr.errors import MarianaError
 from mariana_asr.logs import start_logging
 
-logger = logging.getLogger(__name__)
+# Not __name__, which is __main__ here: messages go where those of the package go.
+logger = logging.getLogger("mariana_asr.engine.training.worker")
 
 
 def main(port: str, job_path: str) -> None:
@@ -39,15 +40,24 @@ def main(port: str, job_path: str) -> None:
     if rank == 0 and restarts != "0":
         logger.warning("a worker died; all are started anew (restart %s)", restarts)
     try:
-        store, rank, size = next(rendezvous("env://"))
+        store, rank, size = next(dist.rendezvous("env://"))
         with joined(
             job.engine, store, rank=rank, size=size, local_rank=local_rank, local_size=size
         ) as workers:
-            run_job(job, workers, signal.SIGTERM, signal.SIGINT)
-    except MarianaError as error:
-        outcome.tell_error(error)
-        sys.exit(1)
-    outcome.tell_done()
+            try:
+                run_job(job, workers, signal.SIGTERM, signal.SIGINT)
+                outcome.tell_done()
+            except MarianaError as error:
+                # Before this worker leaves the group, so that the others know why they lose it.
+                outcome.tell_error(error)
+    except Exception as error:
+        if outcome.is_known:
+            # Another worker has ended, and this one lost it: no reason to start them anew.
+            return
+        if isinstance(error, dist.DistError) or "gloo" in str(error):
+            logger.warning("worker %d lost its connection to the others", rank)
+            sys.exit(1)
+        raise
 
 
 def _end_with_launcher(launcher: int) -> None:

@@ -96,9 +96,9 @@ def test_utterances_of_a_minibatch_are_found_without_reading_it(store, worker):
     utterance = np.repeat(np.arange(len(LENGTHS)), LENGTHS)
     whole = minibatches(randomizer(store, size=300, pool=500), 1)
     for minibatch, all_of_it in zip(minibatches(source, 1), whole, strict=True):
-        expected = np.unique(utterance[minibatch.targets]).tolist()
+        expected = utterance[minibatch.targets].tolist()
         assert source.utterances_of(1, minibatch.step) == expected
-        expected = np.unique(utterance[all_of_it.targets]).tolist()
+        expected = utterance[all_of_it.targets].tolist()
         assert source.utterances_of(1, minibatch.step, whole=True) == expected
 
 
@@ -198,7 +198,7 @@ def test_without_shuffling_frames_come_in_the_order_of_the_store(store):
 def test_frames_of_a_minibatch_come_from_many_places(store):
     source = randomizer(store, pool=100_000)
     for step in range(10):
-        assert len(source.utterances_of(1, step)) > 5
+        assert len(set(source.utterances_of(1, step))) > 5
 
 
 @pytest.mark.parametrize("first_step", [0, 1, 17, 60, 86, 87, 200])

@@ -15,7 +15,6 @@ from mariana_asr.engine.training.checkpoint import (
 )
 from mariana_asr.errors import FormatError, MarianaError
 
-
 ALONE = Workers.alone(torch.device("cpu"))
 
 

@@ -12,14 +12,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from frame_tasks import CLASSES, DIM, pack_linear_task
 
 from mariana_asr.engine.frames.frame_store import FrameStore
-from mariana_asr.engine.frames.packing import pack_frames
 from mariana_asr.engine.launch.workers import Workers
 from mariana_asr.engine.options import EngineOptions, NewbobOptions, SgdOptions, TrainOptions
+from mariana_asr.engine.training import loop
 from mariana_asr.engine.training.checkpoint import CheckpointFolder
 from mariana_asr.engine.training.evaluation import Evaluation, evaluate
-from mariana_asr.engine.training import loop
 from mariana_asr.engine.training.objective import FrameClassification
 from mariana_asr.engine.training.stepping import Stepper
 from mariana_asr.engine.training.train import train_network
@@ -35,7 +35,6 @@ MEASURED = (
 )
 """Keys of the log whose values no two runs share."""
 
-DIM, CLASSES = 6, 10
 NETWORK = DnnOptions(
     hidden_layers=2, hidden_dim=24, left_context=1, right_context=2, dropout=0.1, batch_norm=True
 )
@@ -60,24 +59,13 @@ def one_thread():
     torch.set_num_threads(before)
 
 
-def pack(folder: Path, seed: int, count: int, *, dim: int = DIM, classes: int = CLASSES):
-    """Frames whose class is told by a fixed linear map of the frame and the one before."""
-    weights = np.random.default_rng(0).standard_normal((2 * dim, classes))
-
-    def utterances():
-        rng = np.random.default_rng(seed)
-        for number in range(count):
-            frames = rng.standard_normal((int(rng.integers(5, 90)), dim)).astype(np.float32)
-            before = np.concatenate([frames[:1], frames[:-1]])
-            yield f"utt{number}", frames, (np.hstack([before, frames]) @ weights).argmax(axis=1)
-
-    return pack_frames(folder, utterances(), num_outputs=classes)
-
-
 @pytest.fixture(scope="module")
 def stores(tmp_path_factory):
     folder = tmp_path_factory.mktemp("stores")
-    return pack(folder / "train", 1, 100), pack(folder / "held_out", 2, 15)
+    return (
+        pack_linear_task(folder / "train", seed=1, utterances=100),
+        pack_linear_task(folder / "held_out", seed=2, utterances=15),
+    )
 
 
 def make_network(options=NETWORK, seed=777):
@@ -305,10 +293,10 @@ def test_several_in_a_row_stop_the_training_and_name_utterances(stores, tmp_path
 
 
 def test_stores_that_do_not_fit_are_refused_before_anything_runs(stores, tmp_path: Path):
-    wide = pack(tmp_path / "wide", 3, 3, dim=DIM + 1)
+    wide = pack_linear_task(tmp_path / "wide", seed=3, utterances=3, dim=DIM + 1)
     with pytest.raises(DataError, match=r"held-out frames .*: frames have 7 values.* takes 6"):
         train_network(make_network(), stores[0], wide, OPTIONS, tmp_path / "out")
-    many = pack(tmp_path / "many", 3, 30, classes=50)
+    many = pack_linear_task(tmp_path / "many", seed=3, utterances=30, classes=50)
     with pytest.raises(DataError, match=r"training frames .*: .* target 49.* has 10 outputs"):
         train_network(make_network(), many, stores[1], OPTIONS, tmp_path / "out")
     assert not (tmp_path / "out").exists()

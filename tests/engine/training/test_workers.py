@@ -3,25 +3,28 @@
 import json
 import logging
 import os
+import resource
 import signal
+import socket
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
+from frame_tasks import CLASSES, DIM, pack_linear_task, relative_difference
 
-from mariana_asr.engine.frames.frame_store import FrameStore
-from mariana_asr.engine.frames.packing import pack_frames
 from mariana_asr.engine.options import EngineOptions, NewbobOptions, SgdOptions, TrainOptions
-from mariana_asr.engine.training.checkpoint import CheckpointFolder
+from mariana_asr.engine.training.checkpoint import CheckpointFolder, read_shared
 from mariana_asr.engine.training.train import train_network
 from mariana_asr.errors import StageError
 from mariana_asr.nnet.dnn import Dnn, DnnOptions
 
-DIM, CLASSES = 6, 10
+TEST_FOLDERS = [str(folder) for folder in Path(__file__).parents[:2]]
+"""Where other processes find this module and what it imports."""
+
 NETWORK = DnnOptions(hidden_layers=2, hidden_dim=24, left_context=1, right_context=2, dropout=0.1)
 OPTIONS = TrainOptions(
     learning_rate=0.002,
@@ -34,22 +37,13 @@ OPTIONS = TrainOptions(
 )
 
 
-def pack(folder: Path, seed: int, count: int) -> FrameStore:
-    weights = np.random.default_rng(0).standard_normal((DIM, CLASSES))
-
-    def utterances():
-        rng = np.random.default_rng(seed)
-        for number in range(count):
-            frames = rng.standard_normal((int(rng.integers(5, 90)), DIM)).astype(np.float32)
-            yield f"utt{number}", frames, (frames @ weights).argmax(axis=1)
-
-    return pack_frames(folder, utterances(), num_outputs=CLASSES)
-
-
 @pytest.fixture(scope="module")
 def stores(tmp_path_factory):
     folder = tmp_path_factory.mktemp("stores")
-    return pack(folder / "train", 1, 60), pack(folder / "held_out", 2, 10)
+    return (
+        pack_linear_task(folder / "train", seed=1, utterances=60),
+        pack_linear_task(folder / "held_out", seed=2, utterances=10),
+    )
 
 
 def train(stores, out: Path, network=None, **engine):
@@ -63,18 +57,9 @@ def expected(stores, tmp_path_factory):
     return train(stores, tmp_path_factory.mktemp("alone"), workers=1)
 
 
-def difference(one, other) -> float:
-    """Largest relative difference of a parameter, as a norm."""
-    return max(
-        ((one[name] - other[name]).norm() / other[name].norm().clamp(min=1e-9)).item()
-        for name in one
-        if one[name].is_floating_point()
-    )
-
-
 def test_two_launched_workers_end_as_one(stores, expected, tmp_path: Path, caplog):
     weights, summary = train(stores, tmp_path, workers=2)
-    assert difference(weights, expected[0]) < 1e-4
+    assert relative_difference(weights, expected[0]) < 1e-4
     assert summary.held_out_loss == pytest.approx(expected[1].held_out_loss, rel=1e-4)
     log = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
     assert log[-1]["workers"] == 2
@@ -89,7 +74,6 @@ def test_two_launched_workers_end_as_one(stores, expected, tmp_path: Path, caplo
 SCRIPT = """
 import sys, time
 from pathlib import Path
-sys.path.insert(0, {tests!r})
 import test_workers
 from mariana_asr.engine.frames.frame_store import FrameStore
 from mariana_asr.engine.options import EngineOptions
@@ -111,16 +95,15 @@ if __name__ == "__main__":
 """
 
 
-def start_script(stores, folder: Path) -> subprocess.Popen:
+def start_script(stores, folder: Path, largest_file: int | None = None) -> subprocess.Popen:
     """A training in a process of its own, slow enough to be killed in its midst."""
     text = SCRIPT.format(
-        tests=str(Path(__file__).parent),
         folder=str(folder),
         train=str(stores[0].directory),
         held_out=str(stores[1].directory),
     )
     (folder / "script.py").write_text(text)
-    environment = os.environ | {"PYTHONPATH": f"{folder}{os.pathsep}{Path(__file__).parent}"}
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(folder), *TEST_FOLDERS])}
     return subprocess.Popen(
         [sys.executable, "script.py"],
         cwd=folder,
@@ -128,7 +111,12 @@ def start_script(stores, folder: Path) -> subprocess.Popen:
         stderr=subprocess.PIPE,
         text=True,
         start_new_session=True,
+        preexec_fn=None if largest_file is None else partial(limit_file_size, largest_file),
     )
+
+
+def limit_file_size(size: int) -> None:
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, size))
 
 
 def workers_of(launcher: int) -> list[int]:
@@ -185,7 +173,7 @@ def test_sigterm_saves_and_leaves_and_the_run_goes_on(stores, expected, tmp_path
     assert "told to stop: epoch" in errors
     assert not any(is_alive(pid) for pid in workers)
     weights, _ = train(stores, tmp_path / "out", workers=1)
-    assert difference(weights, expected[0]) < 1e-4
+    assert relative_difference(weights, expected[0]) < 1e-4
 
 
 def test_workers_end_when_the_launcher_is_killed(stores, tmp_path: Path):
@@ -200,13 +188,25 @@ def test_workers_end_when_the_launcher_is_killed(stores, tmp_path: Path):
         time.sleep(0.1)
 
 
-def test_a_users_error_in_a_worker_is_one_message_without_restarts(
-    stores, tmp_path: Path, caplog
-):
+def test_a_users_error_in_a_worker_is_one_message_without_restarts(stores, tmp_path: Path, caplog):
     network = Dnn(NETWORK, DIM, CLASSES)
     torch.nn.init.constant_(network.hidden[0].weight, 1e38)
     with caplog.at_level(logging.INFO), pytest.raises(StageError, match="held-out loss before"):
         train(stores, tmp_path, network, workers=2)
+
+
+def test_a_full_disk_is_one_message_and_damages_nothing(stores, expected, tmp_path: Path):
+    # A limit on the size of files: the job can be written, a checkpoint cannot.
+    out, whole = tmp_path / "out", tmp_path / "whole"
+    process = start_script(stores, tmp_path, largest_file=24_000)
+    errors = process.communicate(timeout=60)[1]
+    assert process.returncode == 1
+    assert "cannot write: File too large" in errors
+    assert "started anew" not in errors
+    assert list((out / "checkpoints").iterdir()) == []
+    weights, _ = train(stores, out, workers=1)
+    expected_weights, _ = train(stores, whole, workers=1)
+    assert all(torch.equal(weights[name], expected_weights[name]) for name in weights)
 
 
 def test_under_torchrun_two_nodes_train_together(stores, expected, tmp_path: Path):
@@ -222,7 +222,7 @@ lead_or_follow(lambda: test_workers.train(stores, Path("out")), train_with_team)
 """
     (tmp_path / "script.py").write_text(script)
     environment = os.environ | {
-        "PYTHONPATH": str(Path(__file__).parent),
+        "PYTHONPATH": os.pathsep.join(TEST_FOLDERS),
         "OMP_NUM_THREADS": "1",
         "TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1",
     }
@@ -246,17 +246,12 @@ lead_or_follow(lambda: test_workers.train(stores, Path("out")), train_with_team)
         errors = node.communicate(timeout=120)[1]
         assert node.returncode == 0, errors
     path = CheckpointFolder(tmp_path / "out" / "checkpoints", 1).newest_whole()
-    shared = torch.load  # noqa: F841
-    from mariana_asr.engine.training.checkpoint import read_shared
-
     state = read_shared(path)
     assert state["num_workers"] == 2
-    assert difference(state["best"], expected[0]) < 1e-4
+    assert relative_difference(state["best"], expected[0]) < 1e-4
 
 
 def free_port() -> int:
-    import socket
-
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return probe.getsockname()[1]
