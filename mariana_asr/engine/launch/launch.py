@@ -12,6 +12,7 @@ from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
 from mariana_asr.engine.launch.outcome import HOST, Outcome
+from mariana_asr.engine.launch.torchrun import SHARED_STORE
 from mariana_asr.errors import StageError
 
 SECONDS_TO_SAVE = 60
@@ -75,8 +76,7 @@ def _environment(threads: int, *, gpus: bool) -> Iterator[None]:
     """Set what workers must find in their environment before they import torch."""
     values = {
         "OMP_NUM_THREADS": str(threads),
-        # With the agent's store shared by the workers, a restart after SIGKILL hung now and then.
-        "TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1",
+        SHARED_STORE: "1",
     }
     if not gpus:
         # Parts of torch talk to any GPU that they see, whatever the tensors are on.

@@ -4,6 +4,7 @@ Only the training of networks is shared by all processes; the other stages of a 
 first one. So the others wait until it calls them to a training, and until it has ended.
 """
 
+import logging
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -12,7 +13,15 @@ from typing import TypeVar
 
 from torch.distributed import PrefixStore, Store, rendezvous
 
+from mariana_asr.logs import start_logging
+
+logger = logging.getLogger(__name__)
+
 ResultT = TypeVar("ResultT")
+
+SHARED_STORE = "TORCH_DISABLE_SHARE_RDZV_TCP_STORE"
+"""Where torch's agents and workers share a store, processes that are started anew after a SIGKILL
+can meet the addresses of the dead, and hang or fail."""
 
 _END = "end"
 _PATIENCE = timedelta(days=365)
@@ -72,12 +81,15 @@ def lead_or_follow(
     global _team
     if os.environ["WORLD_SIZE"] == "1":
         return lead()
+    if os.environ.get("TORCHELASTIC_MAX_RESTARTS", "0") != "0" and SHARED_STORE not in os.environ:
+        logger.warning("restarts by torchrun need %s=1 in its environment", SHARED_STORE)
     store, rank, size = next(rendezvous("env://"))
     store.set_timeout(_PATIENCE)
     team = Team(
         store, rank, size, int(os.environ["LOCAL_RANK"]), int(os.environ["LOCAL_WORLD_SIZE"])
     )
     if rank > 0:
+        start_logging(logging.WARNING, prefix=f"worker {rank}: ")
         while (called := team.wait()) is not None:
             follow(team, *called)
         return None
