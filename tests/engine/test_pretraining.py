@@ -10,6 +10,7 @@ from gloo import run_workers
 
 from mariana_asr.engine.frames.frame_store import FrameStore
 from mariana_asr.engine.launch.workers import Workers
+from mariana_asr.engine.normalisation import synchronise_batch_norm
 from mariana_asr.engine.options import (
     DenoisingOptions,
     EngineOptions,
@@ -54,6 +55,7 @@ def options_for(kind: str) -> TrainOptions:
 
 def run(workers: Workers, directory: Path, folder: Path, kind: str, stop=None):
     network = Dnn(KINDS[kind][0], DIM, CLASSES, seed=3)
+    synchronise_batch_norm(network, workers)
     store = FrameStore.open(directory)
     stop = stop or StopSignal()
     torch.manual_seed(options_for(kind).seed)
