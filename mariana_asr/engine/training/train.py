@@ -51,7 +51,17 @@ class Job:
     """Where the first worker logs to."""
 
     def save(self, path: Path) -> None:
-        """Write the job for other processes."""
+        """Write the job for other processes.
+
+        Raises:
+            StageError: They could not import the network's class.
+        """
+        kind = type(self.network)
+        if kind.__module__ == "__main__":
+            raise StageError(
+                f"{kind.__name__} is defined in the script itself, where workers cannot import it",
+                remedy="Put the class into a module of its own, or use engine.workers=1",
+            )
         with atomic_file(path) as temporary:
             torch.save(vars(self), temporary)
 

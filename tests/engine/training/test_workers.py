@@ -195,6 +195,13 @@ def test_a_users_error_in_a_worker_is_one_message_without_restarts(stores, tmp_p
         train(stores, tmp_path, network, workers=2)
 
 
+def test_a_network_that_workers_cannot_import_is_refused(stores, tmp_path: Path, monkeypatch):
+    network = Dnn(NETWORK, DIM, CLASSES)
+    monkeypatch.setattr(Dnn, "__module__", "__main__")
+    with pytest.raises(StageError, match="Dnn is defined in the script itself"):
+        train(stores, tmp_path, network, workers=2)
+
+
 def test_a_full_disk_is_one_message_and_damages_nothing(stores, expected, tmp_path: Path):
     # A limit on the size of files: the job can be written, a checkpoint cannot.
     out, whole = tmp_path / "out", tmp_path / "whole"
