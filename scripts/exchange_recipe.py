@@ -23,15 +23,15 @@ from mariana_asr.recipe.experiment import Experiment
 from mariana_asr.recipe.load import load_recipe
 from mariana_asr.score.results import read_results
 
-SGD = ("train.minibatch_size=1024", "train.schedule={type: exponential, epochs: 6}")
+ADAPTIVE = ("train.minibatch_size=1024", "train.schedule={type: exponential, epochs: 5}")
 """What all settings share: a larger minibatch than the recipe's, and the same number of epochs."""
-ADAPTIVE = (*SGD, "train.learning_rate=0.002")
+SGD = (*ADAPTIVE, "train.learning_rate=0.001")
 SIGMOID = (
     "model.activation=sigmoid",
     "model.batch_norm=false",
     "model.dropout=0",
     "train.minibatch_size=256",
-    "train.schedule={type: newbob, max_iters: 8}",
+    "train.schedule={type: newbob, max_iters: 6}",
     "train.learning_rate=0.008",
 )
 """The network that Boltzmann machines can pretrain, at Kaldi's rate."""

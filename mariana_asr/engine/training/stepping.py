@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -119,8 +118,11 @@ class Stepper:
 
 
 def step_seed(seed: int, *place: int) -> int:
-    """A number of 32 bits for a step: independent of those of any other (seed, place)."""
-    return int(np.random.SeedSequence([seed, *place]).generate_state(1)[0])
+    """A number of 64 bits that is another one for any other (seed, place); it is no random one."""
+    number = seed
+    for part in place:
+        number = (number * 6364136223846793005 + part + 1) % 2**64
+    return number
 
 
 def _plain(name: str) -> str:
