@@ -142,9 +142,9 @@ def command(
         threads=threads,
         minibatch_size=minibatch,
         frames_max=int(frames_max),
-        seconds=seconds or (1.5 if quick else 4.0),
-        rounds=rounds or (3 if quick else 5),
-        epoch_frames=epoch_frames or (50_000 if quick else 200_000),
+        seconds=seconds or (1.5 if quick else 2.0),
+        rounds=rounds or (3 if quick else 7),
+        epoch_frames=epoch_frames or (30_000 if quick else 60_000),
     )
     record = begin_record("engine", asdict(settings) | {"parts": parts})
     figures: dict[str, Rows] = {}

@@ -23,7 +23,7 @@ from mariana_asr.engine.options import EngineOptions
 from mariana_asr.engine.training.summary import LOG_FILE
 from mariana_asr.engine.training.train import train_network
 
-MEASURED_EPOCHS = 3
+MEASURED_EPOCHS = 2
 PLAIN = "allreduce"
 
 EXCHANGES: dict[str, dict[str, Any]] = {
@@ -140,15 +140,12 @@ def compare_exchanges(
     train_dir: Path,
     held_out_dir: Path,
     names: list[str],
-    *,
-    rounds: int,
 ) -> list[dict[str, Any]]:
     """What each exchange sends, how long it takes, and how fast training is."""
-    records: dict[str, list[dict[str, Any]]] = {name: [] for name in names}
-    for number in range(rounds):
-        for name in names if number % 2 == 0 else reversed(names):
-            own = Setting(**{**vars(setting), **EXCHANGES[name]})
-            records[name] += train_epochs(own, size, train_dir, held_out_dir, MEASURED_EPOCHS)
+    records: dict[str, list[dict[str, Any]]] = {}
+    for name in names:
+        own = Setting(**{**vars(setting), **EXCHANGES[name]})
+        records[name] = train_epochs(own, size, train_dir, held_out_dir, MEASURED_EPOCHS)
     columns = (
         "workers",
         "frames_per_second",

@@ -29,7 +29,7 @@ def workers_over_one(bench: Bench) -> tuple[Rows, str]:
             (settings[0], settings[1]),
             SMALL,
             *bench.folders(),
-            rounds=own.rounds,
+            rounds=1 + own.rounds // 3,
             epochs=1 if own.quick else MEASURED_EPOCHS,
         )
         if not own.quick:
@@ -37,7 +37,7 @@ def workers_over_one(bench: Bench) -> tuple[Rows, str]:
                 str(n): partial(concurrent_bare_rate, n, own.threads, minibatch, own.seconds)
                 for n in (1, own.workers)
             }
-            bare = interleaved(loops, own.rounds)
+            bare = interleaved(loops, 1 + own.rounds // 3)
             row["bare loops"] = median_ratio(bare[str(own.workers)], bare["1"])
         rows.append(row)
     table = table_of(
@@ -65,8 +65,7 @@ def exchanges(bench: Bench) -> tuple[Rows, str]:
     own = bench.settings
     names = ["allreduce", "bf16", "sharded"] if own.quick else list(EXCHANGES)
     setting = Setting(own.workers, own.threads, own.minibatch_size)
-    rounds = 1 if own.quick else 2
-    rows = compare_exchanges(setting, SMALL, *bench.folders(), names, rounds=rounds)
+    rows = compare_exchanges(setting, SMALL, *bench.folders(), names)
     return rows, table_of(
         rows,
         {
