@@ -45,11 +45,6 @@ class ExchangeFigures:
         """Share of the exchange's time that was hidden behind computing, 0 to 1."""
         return 1.0 - self.exposed_seconds / self.busy_seconds if self.busy_seconds > 0.0 else 0.0
 
-    @property
-    def total_bytes(self) -> int:
-        """All bytes sent."""
-        return self.gradient_bytes + self.parameter_bytes + self.adaptive_bytes
-
     @classmethod
     def from_sums(cls, values: Sequence[float]) -> "ExchangeFigures":
         """Figures of several workers' mean, from its values in the order of the attributes."""

@@ -9,7 +9,7 @@ A store is a directory::
     class_counts.npy      (num_outputs,) int64: how often each target occurs
     utterances.txt        the utterances' ids, one a line
 
-Utterances never cross a shard. What is kept per utterance is one offset (memory-mapped too), and
+Utterances never cross a shard. What is kept per utterance is one offset (memory-mapped), and
 nothing is kept per frame, so that a store of billions of frames opens at once.
 
 Blocks are read straight to where they are wanted, and not through memory maps: of a file that is
@@ -195,15 +195,6 @@ class FrameStore:
         row_bytes = self.dim * self._stored_type.itemsize
         _read_exactly(files[0], begin * row_bytes, features)
         _read_exactly(files[1], begin * TARGET_TYPE.itemsize, targets)
-
-    def shard_maps(self, number: int) -> tuple[NDArray[Any], NDArray[np.int32]]:
-        """Memory maps of a shard: features (frames, dim) as stored, and targets (frames,)."""
-        features, targets = shard_files(self.directory, number)
-        frames = self.shards[number].frames
-        return (
-            np.memmap(features, self._stored_type, "r", shape=(frames, self.dim)),
-            np.memmap(targets, TARGET_TYPE, "r", shape=(frames,)),
-        )
 
     def utterance_names(self, numbers: Iterable[int]) -> list[str]:
         """Ids of the utterances with these numbers, in order of number."""

@@ -102,18 +102,17 @@ class Randomizer:
             self._blocks, seed=self._seed, epoch=epoch, shuffle=self._shuffle, **self._sizes
         )
 
-    def utterances_of(self, epoch: int, step: int, *, whole: bool = False) -> list[int]:
-        """Number of the utterance that each frame of a minibatch is of, row by row.
+    def utterances_of(self, epoch: int, step: int) -> list[int]:
+        """Number of the utterance that each frame of this worker's part is of, row by row.
 
         They are found anew from the order, without reading any frame.
 
         Args:
             epoch: Number of the epoch.
             step: Number of the minibatch in it.
-            whole: Ask for the minibatch of all workers, not for this worker's part.
         """
         order = self.order(epoch)
-        begin, end = order.minibatch(step) if whole else self._part(order, step)
+        begin, end = self._part(order, step)
         found: list[int] = []
         for number in _pools_between(order, begin, end):
             utterances, lengths = pool_utterances(

@@ -171,4 +171,4 @@ def test_one_worker_exchanges_nothing():
     exchange.finish_step(True)
     exchange.synchronise()
     figures = exchange.meter.take()
-    assert (figures.steps, figures.total_bytes, figures.overlap) == (1, 0, 0.0)
+    assert (figures.steps, figures.gradient_bytes, figures.overlap) == (1, 0, 0.0)
