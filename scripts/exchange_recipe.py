@@ -31,7 +31,7 @@ SIGMOID = (
     "model.batch_norm=false",
     "model.dropout=0",
     "train.minibatch_size=256",
-    "train.schedule={type: newbob, max_iters: 6}",
+    "train.schedule={type: newbob, max_iters: 4}",
     "train.learning_rate=0.008",
 )
 """The network that Boltzmann machines can pretrain, at Kaldi's rate."""
