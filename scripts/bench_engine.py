@@ -104,7 +104,7 @@ def _work_folder(given: Path | None) -> Iterator[Path]:
 @click.option(
     "--minibatch",
     type=click.IntRange(min=1),
-    default=2048,
+    default=4096,
     show_default=True,
     help="Frames a step of all workers.",
 )

@@ -50,7 +50,7 @@ def engine_beside_bare_loop(bench: Bench) -> tuple[Rows, str]:
     rows = []
     cores = available_cores()
     for threads in (cores,) if own.quick or cores == 1 else (1, cores):
-        for minibatch in (own.minibatch_size // 2,) if own.quick else MINIBATCHES:
+        for minibatch in (1024,) if own.quick else MINIBATCHES:
             with computing_threads(threads):
                 rows.append(_beside_bare_loop(bench, minibatch))
     if not own.quick:

@@ -22,7 +22,7 @@ def workers_over_one(bench: Bench) -> tuple[Rows, str]:
     """Part c: several workers over one of the same threads, at the same global minibatch."""
     own = bench.settings
     rows = []
-    sizes = [own.minibatch_size] if own.quick else [own.minibatch_size, 512]
+    sizes = [own.minibatch_size] if own.quick else [own.minibatch_size, 2048, 512]
     for minibatch in sizes:
         settings = tuple(Setting(n, own.threads, minibatch) for n in (1, own.workers))
         row = speed_up(

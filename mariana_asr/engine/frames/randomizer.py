@@ -215,6 +215,9 @@ class Randomizer:
         stop: threading.Event,
     ) -> None:
         """Body of the reader thread; an error is handed over in place of a pool."""
+        # Of this thread alone: a second team of OpenMP threads, beside the one that computes,
+        # slowed training on a CPU by a sixth.
+        torch.set_num_threads(1)
         numbers = self._pools_needed(order, first_step)
         while not stop.is_set():
             item: _ReadyPool | BaseException
