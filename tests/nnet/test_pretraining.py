@@ -152,7 +152,8 @@ def test_layers_below_are_in_evaluation_mode_whatever_the_network_is_set_to():
     objective.train()
     norms = [module for module in network.hidden if isinstance(module, nn.BatchNorm1d)]
     means = [norm.running_mean.clone() for norm in norms]
-    assert torch.equal(objective.visible(inputs[:5]), objective.visible(inputs)[:5])
+    # To rounding: products of matrices of another size may be summed in another order.
+    torch.testing.assert_close(objective.visible(inputs[:5]), objective.visible(inputs)[:5])
     objective(inputs)
     moved = [
         not torch.equal(norm.running_mean, mean) for norm, mean in zip(norms, means, strict=True)
