@@ -66,7 +66,13 @@ def run_setting(recipe: Path, base: Path, exp: Path, overrides: tuple[str, ...])
     """Train and decode with some overrides, from a copy of an experiment's finished stages."""
     with tempfile.TemporaryDirectory(dir=exp, prefix="setting-") as folder:
         copy = Path(folder) / base.name
-        shutil.copytree(base, copy, symlinks=True, copy_function=_link)
+        shutil.copytree(
+            base,
+            copy,
+            symlinks=True,
+            copy_function=_link,
+            ignore=shutil.ignore_patterns(".lock"),
+        )
         experiment = Experiment(
             load_recipe(recipe, overrides), copy, jobs=available_cores(), allow_pipes=False
         )
