@@ -97,7 +97,7 @@ def model_beside_measurement(bench: Bench) -> tuple[Rows, str]:
             cluster, SMALL, "allreduce", 4, BACKWARD_SHARE * compute
         )
         setting = Setting(workers, own.threads, minibatch)
-        measured = compare_exchanges(setting, SMALL, *bench.folders(), [PLAIN], rounds=1)[0]
+        measured = compare_exchanges(setting, SMALL, *bench.folders(), [PLAIN])[0]
         rows.append(
             {
                 "workers": workers,

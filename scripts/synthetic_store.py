@@ -29,6 +29,7 @@ from mariana_asr.engine.frames.frame_store import TARGET_TYPE, FrameStore, Shard
 from mariana_asr.engine.frames.packing import write_meta
 from mariana_asr.engine.frames.randomizer import Randomizer
 from mariana_asr.engine.frames.storage import STORAGE_TYPES, StorageName, to_storage
+from mariana_asr.engine.launch.workers import Workers
 from mariana_asr.files import atomic_directory
 
 _FRAMES_AT_ONCE = 1 << 17
@@ -223,7 +224,7 @@ def _read_minibatches(
         minibatch_size=minibatch_size,
         randomizer_size=randomizer_size,
         seed=0,
-        device=torch.device("cpu"),
+        workers=Workers.alone(torch.device("cpu")),
     )
     randomizer.order(0)
     opened = time.perf_counter()

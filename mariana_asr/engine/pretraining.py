@@ -144,9 +144,7 @@ class _Layer:
             randomizer_size=self.options.randomizer_size,
             # Orders of its own: an epoch of the training has the same number.
             seed=step_seed(self.options.seed, self.number + 1),
-            device=self.workers.device,
-            rank=self.workers.rank,
-            size=self.workers.size,
+            workers=self.workers,
         )
         steps = randomizer.order(1).num_steps
         # The layers below leave the mode in which they were trained.

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from mariana_asr.engine.options import EngineOptions, TrainOptions
+from mariana_asr.engine.training.summary import LOG_FILE
 from mariana_asr.errors import FormatError, counted
 from mariana_asr.score.report import read_log
 
@@ -12,7 +13,6 @@ Facts = Iterator[tuple[str, str]]
 """Names of facts and what they are."""
 
 CHECKPOINTS = "checkpoints"
-LOG = "log.jsonl"
 _SHARED = "shared.ckpt"
 _ALWAYS_SAID = ("learning_rate", "optimiser", "schedule", "minibatch_size")
 
@@ -24,13 +24,13 @@ def is_checkpoint(path: Path) -> bool:
 
 def is_training(path: Path) -> bool:
     """Whether a folder holds a network's training or its checkpoints."""
-    return bool(_checkpoints(path)) or (path / LOG).exists()
+    return bool(_checkpoints(path)) or (path / LOG_FILE).exists()
 
 
 def training_facts(path: Path) -> Facts:
     """Of a folder with ``log.jsonl`` and ``checkpoints``, or of that folder of checkpoints."""
     found = _checkpoints(path)
-    if (path / LOG).exists():
+    if (path / LOG_FILE).exists():
         yield from log_facts(path)
     elif found:
         yield from history_facts(_history(found))
@@ -43,8 +43,8 @@ def training_facts(path: Path) -> Facts:
 
 def log_facts(path: Path) -> Facts:
     """Of the log in a folder; nothing where there is none, or none of a network."""
-    if (path / LOG).exists():
-        yield from history_facts(read_log(path / LOG))
+    if (path / LOG_FILE).exists():
+        yield from history_facts(read_log(path / LOG_FILE))
 
 
 def checkpoint_facts(path: Path) -> Facts:

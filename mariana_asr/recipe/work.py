@@ -16,6 +16,7 @@ from mariana_asr.corpus.prepare import prepare_corpus
 from mariana_asr.decode.decoder import decode
 from mariana_asr.decode.scorers import load_network
 from mariana_asr.engine.frames.packing import PackOptions
+from mariana_asr.engine.training.summary import LOG_FILE
 from mariana_asr.features.extract import extract_features
 from mariana_asr.lang.graph import make_graph
 from mariana_asr.lang.langdir import Lang, read_lang
@@ -188,9 +189,7 @@ class StageWork:
             dev = decoded.pop(DEV)
             results += score_decodes(system, dev, decoded, self.recipe.score.metrics)
         write_results(self.folder, results)
-        logs = {
-            name: read_log(self.folder / name / "log.jsonl") for name in self.recipe.align.systems
-        }
+        logs = {name: read_log(self.folder / name / LOG_FILE) for name in self.recipe.align.systems}
         write_report(
             self.folder / "report",
             self.recipe.name,

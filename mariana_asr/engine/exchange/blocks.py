@@ -72,12 +72,7 @@ class Blocks(Exchange):
 
     def _mean_parameters(self) -> Tensor:
         """All parameters one after the other, averaged over the workers."""
-        flat = self._flat_parameters()
-        self.meter.count_all_reduce("parameter", flat.nbytes)
-        ended = self.meter.launch(hidden=False)
-        self._workers.sum(flat)
-        ended()
-        return flat.div_(self._workers.size)
+        return self._mean_over_workers(self._flat_parameters())
 
     def _flat_parameters(self) -> Tensor:
         return torch.cat([p.detach().reshape(-1) for p in self.parameters.values()])

@@ -127,13 +127,17 @@ class Exchange(ABC):
             return
         # In float64 the mean of equal values is that value, which keeps constants what they are.
         flat = torch.cat([buffer.reshape(-1).double() for buffer in buffers])
-        self.meter.count_all_reduce("parameter", flat.nbytes)
-        ended = self.meter.launch(hidden=False)
-        self._workers.sum(flat)
-        ended()
-        flat /= self._workers.size
-        for buffer, mean in zip(buffers, flat.split([b.numel() for b in buffers]), strict=True):
+        means = self._mean_over_workers(flat).split([b.numel() for b in buffers])
+        for buffer, mean in zip(buffers, means, strict=True):
             buffer.copy_(mean.view_as(buffer))
+
+    def _mean_over_workers(self, parameters: Tensor) -> Tensor:
+        """Average a tensor of parameters or buffers over the workers, in place."""
+        self.meter.count_all_reduce("parameter", parameters.nbytes)
+        ended = self.meter.launch(hidden=False)
+        self._workers.sum(parameters)
+        ended()
+        return parameters.div_(self._workers.size)
 
     def _begin_equal(self) -> None:
         """Give all workers the first one's parameters and buffers."""

@@ -40,22 +40,6 @@ def block_size(num_frames: int, randomizer_size: int) -> int:
     )
 
 
-def part_of(begin: int, end: int, rank: int, size: int) -> tuple[int, int]:
-    """The part of a stretch of frames that is dealt to a worker: equal parts, to one frame.
-
-    Args:
-        begin: Where the stretch begins.
-        end: Where it ends.
-        rank: Number of the worker, from 0.
-        size: Number of workers.
-
-    Returns:
-        Where the worker's part begins and ends.
-    """
-    frames = end - begin
-    return begin + frames * rank // size, begin + frames * (rank + 1) // size
-
-
 @dataclass(frozen=True)
 class Blocks:
     """The blocks of a store: whole utterances side by side in one shard."""

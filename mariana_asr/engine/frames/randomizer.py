@@ -17,8 +17,9 @@ import torch
 from torch import Tensor
 
 from mariana_asr.engine.frames.frame_store import FrameStore
-from mariana_asr.engine.frames.order import Blocks, EpochOrder, block_size, part_of
+from mariana_asr.engine.frames.order import Blocks, EpochOrder, block_size
 from mariana_asr.engine.frames.pool import Pool, lay_out, pool_utterances, read_pool
+from mariana_asr.engine.launch.workers import Workers
 
 POOLS_AHEAD = 1
 """How many pools wait ready beside the one in use and the one being read."""
@@ -67,10 +68,8 @@ class Randomizer:
         minibatch_size: int,
         randomizer_size: int,
         seed: int,
-        device: torch.device,
+        workers: Workers,
         shuffle: bool = True,
-        rank: int = 0,
-        size: int = 1,
     ) -> None:
         """Frames come in shuffled order, or without ``shuffle`` in the order of the store.
 
@@ -81,20 +80,19 @@ class Randomizer:
             minibatch_size: Frames of a minibatch of all workers.
             randomizer_size: About how many frames are shuffled among themselves.
             seed: Of the order.
-            device: Where minibatches are made.
+            workers: Whom they are dealt to, and where this one's are made.
             shuffle: Whether to shuffle.
-            rank: Number of this worker, from 0.
-            size: Number of workers.
         """
         self.store = store
-        self.device = device
+        self.device = workers.device
         self.seconds_waiting = 0.0
         self._context = (left_context, right_context)
         self._blocks = Blocks.of(store, block_size(store.num_frames, randomizer_size))
         self._sizes = {"minibatch_size": minibatch_size, "randomizer_size": randomizer_size}
         self._seed, self._shuffle = seed, shuffle
-        self._rank, self._size = rank, size
-        self._copy_stream = torch.cuda.Stream(device) if device.type == "cuda" else None
+        self._workers = workers
+        on_gpu = self.device.type == "cuda"
+        self._copy_stream = torch.cuda.Stream(self.device) if on_gpu else None
 
     def order(self, epoch: int) -> EpochOrder:
         """The order of frames in an epoch."""
@@ -162,7 +160,9 @@ class Randomizer:
 
     def _part(self, order: EpochOrder, step: int) -> tuple[int, int]:
         """Where this worker's part of a minibatch begins and ends in the stream."""
-        return part_of(*order.minibatch(step), self._rank, self._size)
+        begin, end = order.minibatch(step)
+        part = self._workers.part_of(end - begin)
+        return begin + part.start, begin + part.stop
 
     def _next_pool(self, ready: "queue.Queue[_ReadyPool | BaseException]") -> _ReadyPool:
         started = time.perf_counter()

@@ -72,6 +72,10 @@ class CheckpointFolder:
         """Where the checkpoint of a global step is."""
         return self.directory / f"checkpoint-{step:012d}"
 
+    def step_of(self, path: Path) -> int:
+        """The global step of a checkpoint's path."""
+        return int(path.name.removeprefix("checkpoint-"))
+
     def paths(self) -> list[Path]:
         """The checkpoints there are, the oldest first."""
         return sorted(self.directory.glob("checkpoint-*"))

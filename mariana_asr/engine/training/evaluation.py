@@ -43,10 +43,8 @@ def evaluate(
         minibatch_size=MINIBATCH_SIZE * workers.size,
         randomizer_size=RANDOMIZER_SIZE,
         seed=0,
-        device=workers.device,
+        workers=workers,
         shuffle=False,
-        rank=workers.rank,
-        size=workers.size,
     )
     was_training = objective.training
     objective.eval()

@@ -72,9 +72,7 @@ class Training:
             minibatch_size=minibatch_size,
             randomizer_size=options.randomizer_size,
             seed=options.seed,
-            device=workers.device,
-            rank=workers.rank,
-            size=workers.size,
+            workers=workers,
             **self.context,
         )
         self.checkpoints = CheckpointFolder(out_dir / CHECKPOINT_FOLDER, options.keep_checkpoints)

@@ -19,6 +19,9 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+NONE_FOUND = -1
+"""Stands for the step of a checkpoint where there is none."""
+
 TRAIN_RUN_OPTIONS = {"checkpoint_every", "keep_checkpoints", "max_non_finite"}
 """Options that may differ between a run and the one that resumes it."""
 
@@ -78,13 +81,12 @@ def load_state(training: "Training") -> bool:
         StageError: It is of another training.
     """
     workers = training.workers
-    path = training.checkpoints.newest_whole() if workers.is_first else None
-    # All must take the one that the first has found whole.
-    step = torch.tensor(
-        -1 if path is None and workers.is_first else int(path.name.split("-")[1]) if path else 0,
-        device=workers.device,
-    )
-    if (found := int(workers.sum(step).item())) < 0:
+    found = NONE_FOUND if workers.is_first else 0
+    if workers.is_first and (newest := training.checkpoints.newest_whole()) is not None:
+        found = training.checkpoints.step_of(newest)
+    # All must take the one that the first has found whole: the others add nothing to its step.
+    found = int(workers.sum(torch.tensor(found, device=workers.device)).item())
+    if found == NONE_FOUND:
         return False
     path = training.checkpoints.path_of(found)
     shared = read_shared(path, workers.device)
@@ -97,6 +99,7 @@ def load_state(training: "Training") -> bool:
     training.global_step, training.next_step = shared["global_step"], shared["next_step"]
     training.totals = Totals.from_state(shared["totals"])
     training.history = shared["history"]
+    own: dict[str, Any] | None = None
     if same_size:
         own = read_own(path, workers.rank, workers.device)
         training.non_finite_in_a_row = own["non_finite_in_a_row"]
@@ -104,22 +107,27 @@ def load_state(training: "Training") -> bool:
         training.stepper.exchange.load_state_dict(own["exchange"])
     elif workers.is_first:
         logger.info("resumed with %d workers, was %d", workers.size, shared["num_workers"])
-    state = _optimiser_state(training, shared)
+    state = _optimiser_state(training, shared, own)
     if state is not None:
         training.stepper.optimiser.load_state_dict(state)
     return True
 
 
-def _optimiser_state(training: "Training", shared: dict[str, Any]) -> dict[str, Any] | None:
-    """The optimiser's state for this worker, whatever the number of workers that saved it."""
+def _optimiser_state(
+    training: "Training", shared: dict[str, Any], own: dict[str, Any] | None
+) -> dict[str, Any] | None:
+    """The optimiser's state for this worker, whatever the number of workers that saved it.
+
+    ``own`` is what this worker saved; None if there were more or fewer workers then.
+    """
     workers, before = training.workers, shared["num_workers"]
     if "optimiser" in shared:
         return shared["optimiser"]
-    path = training.checkpoints.path_of(shared["global_step"])
-    if before == workers.size:
-        return read_own(path, workers.rank, workers.device)["optimiser"]
+    if own is not None:
+        return own["optimiser"]
     if training.stepper.exchange.optimiser_state == "local":
         return None
+    path = training.checkpoints.path_of(shared["global_step"])
     shapes = {name: p.shape for name, p in training.network.named_parameters()}
     states = [read_own(path, rank, workers.device)["optimiser"] for rank in range(before)]
     return cut_shards(join_shards(states, shapes), workers.rank, workers.size)

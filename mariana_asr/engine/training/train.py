@@ -119,7 +119,7 @@ def train_network(
     team = current_team()
     size = num_local_workers(engine)
     if team is None and size == 1:
-        return _train_alone(job, train, held_out)
+        return _train_alone(job)
     path = job.out_dir / JOB_FILE
     job.save(path)
     if team is not None:
@@ -190,7 +190,7 @@ def train_with_team(team: Team, message: str, store: Store) -> None:
         run_job(job, workers, signal.SIGTERM)
 
 
-def _train_alone(job: Job, train: FrameStore, held_out: FrameStore) -> TrainSummary:
+def _train_alone(job: Job) -> TrainSummary:
     device = local_device(job.engine, 0)
     threads = torch.get_num_threads()
     # The caller's random numbers and threads are left alone.

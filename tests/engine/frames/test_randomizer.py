@@ -49,10 +49,8 @@ def randomizer(store, *, size=64, pool=1000, seed=3, left=2, right=3, shuffle=Tr
         minibatch_size=size,
         randomizer_size=pool,
         seed=seed,
-        device=torch.device("cpu"),
+        workers=Workers(*worker, torch.device("cpu"), worker[1]),
         shuffle=shuffle,
-        rank=worker[0],
-        size=worker[1],
     )
 
 

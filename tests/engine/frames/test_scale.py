@@ -12,6 +12,7 @@ from mariana_asr.engine.frames.frame_store import FrameStore
 from mariana_asr.engine.frames.order import Blocks, block_size
 from mariana_asr.engine.frames.pool import pool_utterances
 from mariana_asr.engine.frames.randomizer import Randomizer
+from mariana_asr.engine.launch.workers import Workers
 
 sys.path.insert(0, str(Path(__file__).parents[3] / "scripts"))
 from process_memory import measure_peak_memory
@@ -39,7 +40,7 @@ def store(tmp_path_factory):
     )
 
 
-def make(store, **worker):
+def make(store, rank=0, size=1):
     return Randomizer(
         store,
         left_context=1,
@@ -47,8 +48,7 @@ def make(store, **worker):
         minibatch_size=1024,
         randomizer_size=32768,
         seed=1,
-        device=torch.device("cpu"),
-        **worker,
+        workers=Workers(rank, size, torch.device("cpu"), size),
     )
 
 

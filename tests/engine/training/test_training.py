@@ -177,7 +177,7 @@ def test_a_run_killed_at_any_step_and_resumed_ends_as_one_never_killed(stores, t
         wanted = random.randrange(10, 200)
         folder = CheckpointFolder(tmp_path / "killed" / "checkpoints", 1)
         deadline = time.monotonic() + 60
-        while not folder.paths() or int(folder.paths()[-1].name.split("-")[1]) < wanted:
+        while not folder.paths() or folder.step_of(folder.paths()[-1]) < wanted:
             assert process.poll() is None, "it ended before it could be killed"
             assert time.monotonic() < deadline
             time.sleep(0.005)

@@ -134,7 +134,7 @@ def _is_worker(pid: int) -> bool:
 def wait_for_step(folder: Path, process: subprocess.Popen, step: int) -> None:
     checkpoints = CheckpointFolder(folder / "out" / "checkpoints", 1)
     deadline = time.monotonic() + 60
-    while not checkpoints.paths() or int(checkpoints.paths()[-1].name.split("-")[1]) < step:
+    while not checkpoints.paths() or checkpoints.step_of(checkpoints.paths()[-1]) < step:
         assert process.poll() is None, process.stderr.read()
         assert time.monotonic() < deadline
         time.sleep(0.01)

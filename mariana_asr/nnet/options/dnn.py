@@ -1,14 +1,13 @@
-"""Options of the networks; importing them does not load torch."""
+"""Options of the fully connected network."""
 
 from typing import Literal
 
 from pydantic import Field
 
-from mariana_asr.features.transform import DeltaTransformOptions
-from mariana_asr.options import Options
+from mariana_asr.nnet.options.network import NetworkOptions
 
 
-class DnnOptions(Options):
+class DnnOptions(NetworkOptions):
     """A fully connected network on a window of frames.
 
     The defaults did best on AN4's dev speakers, among a few that were tried (recipes/an4). A
@@ -33,5 +32,3 @@ class DnnOptions(Options):
     """Frames before the centre frame that the network sees; Kaldi's --splice=5."""
     right_context: int = Field(default=5, ge=0)
     """Frames after the centre frame that the network sees; Kaldi's --splice=5."""
-    transform: DeltaTransformOptions = DeltaTransformOptions()
-    """CMVN and deltas between the features and the window."""
