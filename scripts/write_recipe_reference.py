@@ -38,13 +38,18 @@ This page is made from the code by `scripts/write_recipe_reference.py`.
 def reference() -> str:
     """The whole page."""
     parts = [INTRODUCTION]
+    written: set[tuple[str, Any]] = set()
     for name, field in Recipe.model_fields.items():
         if name != "name":
-            parts += _section(name, field)
+            parts += _section(name, field, written)
     return "\n".join(parts)
 
 
-def _section(path: str, field: FieldInfo) -> Iterator[str]:
+def _section(path: str, field: FieldInfo, written: set[tuple[str, Any]]) -> Iterator[str]:
+    # Several kinds may share a section below them.
+    if (path, field.annotation) in written:
+        return
+    written.add((path, field.annotation))
     members = list(_models(field.annotation))
     for member in members:
         is_chosen = len(members) > 1
@@ -66,7 +71,7 @@ def _section(path: str, field: FieldInfo) -> Iterator[str]:
         if rows:
             yield _table(rows)
         for name, below in nested.items():
-            yield from _section(f"{path}.{name}", below)
+            yield from _section(f"{path}.{name}", below, written)
 
 
 def _models(annotation: Any) -> Iterator[type[BaseModel]]:

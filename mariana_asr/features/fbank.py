@@ -31,11 +31,12 @@ class FbankOptions(FrameOptions):
     @property
     def dim(self) -> int:
         """Values a frame."""
-        return self.num_mel_bins + self.use_energy
+        return self.num_mel_bins + self.use_energy + self.pitch_dim
 
 
 def compute_fbank(samples: NDArray[np.float32], options: FbankOptions) -> NDArray[np.float32]:
-    """Filter banks of samples at ``options.sample_frequency``, without dither: (T, dim)."""
+    """Filter banks of samples at ``options.sample_frequency``, no dither, no pitch: (T, D)."""
+    dim = options.dim - options.pitch_dim
     native = kaldi_native_fbank.FbankOptions()
     set_native_options(native, options)
     native.use_energy = options.use_energy
@@ -44,4 +45,4 @@ def compute_fbank(samples: NDArray[np.float32], options: FbankOptions) -> NDArra
     native.htk_compat = options.htk_compat
     native.use_log_fbank = options.use_log_fbank
     native.use_power = options.use_power
-    return all_frames(kaldi_native_fbank.OnlineFbank(native), samples, options, options.dim)
+    return all_frames(kaldi_native_fbank.OnlineFbank(native), samples, options, dim)

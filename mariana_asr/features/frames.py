@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field, model_validator
 
+from mariana_asr.features.pitch_options import PitchOptions
 from mariana_asr.options import Options
 
 
@@ -48,6 +49,8 @@ class FrameOptions(Options):
     """Lower edge of the lowest mel filter, in Hz."""
     high_freq: float = 0.0
     """Upper edge of the highest mel filter, in Hz; 0 or less is counted from half the rate."""
+    pitch: PitchOptions | None = None
+    """Append pitch features to each frame; ``{}`` takes their defaults, null appends none."""
 
     @property
     def window_size(self) -> int:
@@ -64,6 +67,11 @@ class FrameOptions(Options):
         """Samples in a frame after padding for the FFT."""
         size = self.window_size
         return 1 << (size - 1).bit_length() if self.round_to_power_of_two else size
+
+    @property
+    def pitch_dim(self) -> int:
+        """Values of pitch features in a frame."""
+        return self.pitch.dim if self.pitch else 0
 
     @model_validator(mode="after")
     def _check_frames(self) -> Self:
@@ -86,6 +94,8 @@ class FrameOptions(Options):
                 f"low_freq < high_freq <= {nyquist:g} Hz, half of sample_frequency"
             )
         self._check_no_filter_is_empty(high)
+        if self.pitch is not None:
+            self._check_pitch(self.pitch)
         return self
 
     def _check_no_filter_is_empty(self, high: float) -> None:
@@ -100,6 +110,25 @@ class FrameOptions(Options):
             raise ValueError(
                 f"num_mel_bins {self.num_mel_bins} is too large for frames of {size} samples: "
                 f"{np.count_nonzero(inside < 1)} filters would be empty"
+            )
+
+    def _check_pitch(self, pitch: PitchOptions) -> None:
+        """The pitch options must go with the sample rate and the frames."""
+        if self.sample_frequency != int(self.sample_frequency):
+            raise ValueError(
+                f"pitch needs a sample_frequency of a whole number of Hz, not "
+                f"{self.sample_frequency}"
+            )
+        if 2 * pitch.lowpass_cutoff > self.sample_frequency:
+            raise ValueError(
+                f"pitch.lowpass_cutoff {pitch.lowpass_cutoff:g} Hz is more than half of "
+                f"sample_frequency {self.sample_frequency:g} Hz"
+            )
+        if pitch.resample_frequency * min(self.frame_length, self.frame_shift) < 1000:
+            raise ValueError(
+                f"frame_length {self.frame_length} and frame_shift {self.frame_shift} "
+                f"(milliseconds) are too short at pitch.resample_frequency "
+                f"{pitch.resample_frequency:g} Hz"
             )
 
 

@@ -31,7 +31,7 @@ class MfccOptions(FrameOptions):
     @property
     def dim(self) -> int:
         """Values a frame."""
-        return self.num_ceps
+        return self.num_ceps + self.pitch_dim
 
     @model_validator(mode="after")
     def _check_num_ceps(self) -> Self:
@@ -44,7 +44,7 @@ class MfccOptions(FrameOptions):
 
 
 def compute_mfcc(samples: NDArray[np.float32], options: MfccOptions) -> NDArray[np.float32]:
-    """MFCC of samples at ``options.sample_frequency``, without dither: (T, num_ceps)."""
+    """MFCC of samples at ``options.sample_frequency``, no dither, no pitch: (T, num_ceps)."""
     native = kaldi_native_fbank.MfccOptions()
     set_native_options(native, options)
     native.num_ceps = options.num_ceps
@@ -53,4 +53,4 @@ def compute_mfcc(samples: NDArray[np.float32], options: MfccOptions) -> NDArray[
     native.raw_energy = options.raw_energy
     native.cepstral_lifter = options.cepstral_lifter
     native.htk_compat = options.htk_compat
-    return all_frames(kaldi_native_fbank.OnlineMfcc(native), samples, options, options.dim)
+    return all_frames(kaldi_native_fbank.OnlineMfcc(native), samples, options, options.num_ceps)
