@@ -89,7 +89,7 @@ def _table(fields: list[tuple[str, FieldInfo]]) -> str:
         value = None if field.is_required() else field.get_default(call_default_factory=True)
         default = "required" if field.is_required() else f"`{_shown(value)}`"
         description = " ".join(_markdown(field.description or "").split())
-        lines.append(f"| `{name}` | {default} | {description} |")
+        lines.append(f"| `{field.alias or name}` | {default} | {description} |")
     return "\n".join(lines) + "\n"
 
 

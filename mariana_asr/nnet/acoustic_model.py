@@ -10,14 +10,19 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from pydantic import TypeAdapter
 
-from mariana_asr.errors import DataError, FormatError
+from mariana_asr.errors import DataError, FormatError, RecipeError
 from mariana_asr.features.front_end import FrontEnd, TransformOptions
 from mariana_asr.files import atomic_file
-from mariana_asr.nnet.dnn import Dnn, DnnOptions
+from mariana_asr.nnet.build import build_network
+from mariana_asr.nnet.network import FrameNetwork
+from mariana_asr.nnet.options import ModelOptions
 from mariana_asr.nnet.splicing import gather_windows, window_offsets
 
 logger = logging.getLogger(__name__)
+
+_MODEL_OPTIONS: TypeAdapter[ModelOptions] = TypeAdapter(ModelOptions)
 
 FORMAT = "mariana-asr acoustic model"
 VERSION = 1
@@ -27,11 +32,6 @@ CHUNK_FRAMES = 2048
 
 UNSEEN_LOG_PRIOR = math.sqrt(float(np.finfo(np.float32).max))
 """Log-prior of a pdf without training frames: about 1.8e19, as in Kaldi's nnet1."""
-
-
-def build_network(options: DnnOptions, frame_dim: int, num_outputs: int, *, seed: int = 777) -> Dnn:
-    """Make the network that options describe, with initial weights decided by ``seed``."""
-    return Dnn(options, frame_dim, num_outputs, seed=seed)
 
 
 def log_priors_from_counts(
@@ -78,8 +78,8 @@ class AcousticModel:
 
     def __init__(
         self,
-        network: Dnn,
-        options: DnnOptions,
+        network: FrameNetwork,
+        options: ModelOptions,
         front_end: FrontEnd,
         log_priors: NDArray[np.float32],
     ) -> None:
@@ -127,7 +127,7 @@ class AcousticModel:
             )
         length = len(features)
         scores = np.empty((length, self.num_pdfs), dtype=np.float32)
-        device = self.network.output.weight.device
+        device = next(self.network.parameters()).device
         frames = torch.as_tensor(np.ascontiguousarray(features, dtype=np.float32), device=device)
         priors = prior_scale * torch.as_tensor(self.log_priors, device=device)
         offsets = window_offsets(self.network.left_context, self.network.right_context, device)
@@ -172,8 +172,12 @@ class AcousticModel:
     def load(cls, path: str | Path, device: torch.device | str = "cpu") -> "AcousticModel":
         """Read a model that :meth:`save` wrote. Only data is read: no code in the file is run.
 
+        Of a network of the user's own the file has the name of the class, which is imported from
+        this machine, where it must be.
+
         Raises:
-            FormatError: The file is missing, damaged, or something else.
+            FormatError: The file is missing, damaged, or something else, or the class of its
+                network cannot be imported.
         """
         path = Path(path)
         content = _read(path)
@@ -186,7 +190,7 @@ class AcousticModel:
             if _digest(content) != content["sha256"]:
                 raise ValueError("its checksum is wrong")
             description = json.loads(content["description"])
-            options = DnnOptions.model_validate(description["network"])
+            options = _MODEL_OPTIONS.validate_python(description["network"])
             network = build_network(options, description["frame_dim"], description["num_outputs"])
             network.load_state_dict(content["state"])
             front_end = FrontEnd(
@@ -195,6 +199,10 @@ class AcousticModel:
                 TransformOptions.model_validate(description["front_end"]["transform"]),
             )
             model = cls(network.to(device), options, front_end, content["log_priors"].numpy())
+        except RecipeError as error:
+            raise FormatError(
+                f"its network cannot be made: {error.what}", where=path, remedy=error.remedy
+            ) from error
         except (AttributeError, KeyError, TypeError, ValueError, RuntimeError) as error:
             raise FormatError(f"damaged acoustic model: {error}", where=path) from error
         return model

@@ -52,8 +52,13 @@ class Dnn(nn.Module):
         num_outputs: Number of pdfs.
         left_context: Frames before the centre that a window has.
         right_context: Frames after it.
+        chunk_frames: Frames that a window of training scores: one.
+        exact_chunks: That longer windows give the same logits.
         learning_rate_factors: Parameters that are trained at another rate, with its factor.
     """
+
+    chunk_frames = 1
+    exact_chunks = True
 
     def __init__(
         self, options: DnnOptions, frame_dim: int, num_outputs: int, *, seed: int = 777
@@ -62,6 +67,7 @@ class Dnn(nn.Module):
         super().__init__()
         self.frame_dim, self.num_outputs = frame_dim, num_outputs
         self.left_context, self.right_context = options.left_context, options.right_context
+        self.chunk_frames, self.exact_chunks = 1, True
         self._window = options.left_context + 1 + options.right_context
         self.normalisation = InputNormalisation(self._window * frame_dim)
         layers: list[nn.Module] = []
@@ -80,8 +86,15 @@ class Dnn(nn.Module):
         self._initialise(options, torch.Generator().manual_seed(seed))
 
     def forward(self, windows: Tensor) -> Tensor:
-        """Windows (B, (left + 1 + right) * frame_dim) to logits (B, num_outputs)."""
-        return self.output(self.hidden(self.normalisation(windows)))
+        """Windows (B, (left + L + right) * frame_dim) to logits (B * L, num_outputs)."""
+        return self.output(self.hidden_of(windows))
+
+    def hidden_of(self, windows: Tensor) -> Tensor:
+        """The same windows to the last hidden layer's output (B * L, hidden_dim)."""
+        dim = self._window * self.frame_dim
+        if windows.shape[1] != dim:
+            windows = windows.unfold(1, dim, self.frame_dim).reshape(-1, dim)
+        return self.hidden(self.normalisation(windows))
 
     def set_input_statistics(self, mean: NDArray[np.floating], std: NDArray[np.floating]) -> None:
         """Make inputs zero-mean and of unit variance, given statistics of single frames.

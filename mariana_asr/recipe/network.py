@@ -4,6 +4,7 @@ import logging
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,7 +18,7 @@ from mariana_asr.engine.options import EngineOptions, TrainOptions
 from mariana_asr.engine.training.summary import TrainSummary
 from mariana_asr.errors import DataError
 from mariana_asr.features.front_end import FrontEnd, TransformOptions, iterate_features
-from mariana_asr.nnet.options import DnnOptions
+from mariana_asr.nnet.options import ModelOptions
 from mariana_asr.skipped import Skipped
 
 logger = logging.getLogger(__name__)
@@ -72,7 +73,7 @@ def train_acoustic_model(
     train_dir: str | Path,
     held_out_dir: str | Path,
     ali_dir: str | Path,
-    model: DnnOptions,
+    model: ModelOptions,
     options: TrainOptions,
     engine: EngineOptions,
     out_dir: str | Path,
@@ -97,12 +98,11 @@ def train_acoustic_model(
         StageError: Training failed.
     """
     # Only here: importing torch takes seconds that other stages need not wait.
+    from torch import nn
+
     from mariana_asr.engine.training.train import train_network
-    from mariana_asr.nnet.acoustic_model import (
-        AcousticModel,
-        build_network,
-        log_priors_from_counts,
-    )
+    from mariana_asr.nnet.acoustic_model import AcousticModel, log_priors_from_counts
+    from mariana_asr.nnet.build import build_network
 
     train_dir, ali_dir, out_dir = Path(train_dir), Path(ali_dir), Path(out_dir)
     train, held_out = FrameStore.open(train_dir), FrameStore.open(held_out_dir)
@@ -114,7 +114,8 @@ def train_acoustic_model(
             remedy="Pack both with the same features and the same transform",
         )
     network = build_network(model, train.dim, train.num_outputs, seed=options.seed)
-    network.set_input_statistics(train.mean, train.std)
+    if hasattr(network, "set_input_statistics"):
+        network.set_input_statistics(train.mean, train.std)
     logger.info(
         "training %s on %s frames, watched on %s; %s",
         model.type,
@@ -122,7 +123,8 @@ def train_acoustic_model(
         f"{held_out.num_frames:,}",
         front_end.describe(),
     )
-    summary = train_network(network, train, held_out, options, out_dir, engine)
+    # A network of this protocol is a module, which mypy has no way to say.
+    summary = train_network(cast(nn.Module, network), train, held_out, options, out_dir, engine)
     priors = log_priors_from_counts(np.asarray(train.class_counts))
     AcousticModel(network, model, front_end, priors).save(out_dir / "nnet.pt")
     phones = ("phones.txt",) if (ali_dir / "phones.txt").exists() else ()

@@ -18,7 +18,7 @@ from mariana_asr.engine.options import EngineOptions, TrainOptions
 from mariana_asr.features.mfcc import MfccOptions
 from mariana_asr.features.options import FeatureOptions
 from mariana_asr.lang.options import GraphOptions, LangOptions, LmOptions
-from mariana_asr.nnet.options import DnnOptions
+from mariana_asr.nnet.options import DnnOptions, ModelOptions
 from mariana_asr.options import Options, default_tag
 from mariana_asr.score.results import Metric
 
@@ -100,7 +100,7 @@ class AlignSection(Options):
 class NetworkSections(Options):
     """The sections that decide a network, where it is trained without a recipe."""
 
-    model: DnnOptions = DnnOptions()
+    model: ModelOptions = DnnOptions()
     train: TrainOptions = TrainOptions()
     engine: EngineOptions = EngineOptions()
 
@@ -125,7 +125,7 @@ class Recipe(Options):
     """Acoustic features, with Kaldi's option names."""
     lang: LangSection = LangSection()
     align: AlignSection = AlignSection()
-    model: DnnOptions = DnnOptions()
+    model: ModelOptions = DnnOptions()
     train: TrainOptions = TrainOptions()
     engine: EngineOptions = EngineOptions()
     decode: DecodeOptions = DecodeOptions()

@@ -10,11 +10,8 @@ from mariana_asr.errors import DataError, FormatError
 from mariana_asr.features.front_end import FrontEnd, TransformOptions
 from mariana_asr.features.splice import splice
 from mariana_asr.nnet import acoustic_model
-from mariana_asr.nnet.acoustic_model import (
-    AcousticModel,
-    build_network,
-    log_priors_from_counts,
-)
+from mariana_asr.nnet.acoustic_model import AcousticModel, log_priors_from_counts
+from mariana_asr.nnet.build import build_network
 from mariana_asr.nnet.dnn import DnnOptions
 
 COUNTS = np.array([10, 0, 30, 60])

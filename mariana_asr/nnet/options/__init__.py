@@ -1,6 +1,27 @@
 """Options of the networks; importing them does not load torch."""
 
+from collections.abc import Mapping
+from typing import Annotated, Any
+
+from pydantic import BeforeValidator, Field
+
+from mariana_asr.nnet.options.custom import CustomOptions
 from mariana_asr.nnet.options.dnn import DnnOptions
 from mariana_asr.nnet.options.network import NetworkOptions
 
-__all__ = ["DnnOptions", "NetworkOptions"]
+__all__ = ["CustomOptions", "DnnOptions", "ModelOptions", "NetworkOptions"]
+
+
+def _with_type(value: Any) -> Any:
+    """Fill in a kind that was left out: ``custom`` where a class is named, else ``dnn``."""
+    if not isinstance(value, Mapping):
+        return value
+    return {"type": "custom" if "class" in value else "dnn", **value}
+
+
+ModelOptions = Annotated[
+    DnnOptions | CustomOptions,
+    BeforeValidator(_with_type),
+    Field(discriminator="type"),
+]
+"""Options of any kind of network; ``type`` says which. ``nnet/build.py`` says what they build."""
