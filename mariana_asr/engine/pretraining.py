@@ -140,6 +140,7 @@ class _Layer:
             store,
             left_context=network.left_context,
             right_context=network.right_context,
+            chunk_frames=network.chunk_frames,
             minibatch_size=self.options.minibatch_size,
             randomizer_size=self.options.randomizer_size,
             # Orders of its own: an epoch of the training has the same number.

@@ -35,7 +35,7 @@ class FrameNoise(nn.Module):
         """Begin at the first row of step 0."""
         super().__init__()
         self.stream = stream
-        self.register_buffer("keys", torch.zeros(2, dtype=torch.int32), persistent=False)
+        self.register_buffer("keys", torch.zeros(3, dtype=torch.int32), persistent=False)
         self.set_position(0, 0)
 
     def set_position(self, step_seed: int, first_row: int) -> None:
@@ -43,29 +43,37 @@ class FrameNoise(nn.Module):
 
         Args:
             step_seed: Any integer that is another one in each step.
-            first_row: Row in the global minibatch of the first frame.
+            first_row: Row in the global minibatch of the first frame, or of the first window if
+                a window gives several.
         """
         key = _mixed64(_mixed64(step_seed & _MASK64) + self.stream)
-        self.keys[0] = _int32((key >> 32) + first_row)
+        self.keys[0] = _int32(key >> 32)
         self.keys[1] = _int32(key)
+        self.keys[2] = _int32(first_row)
 
-    def bits(self, rows: int, columns: int) -> Tensor:
-        """(rows, columns) int32, uniform over all values of the type."""
+    def bits(self, rows: int, columns: int, rows_per_window: int = 1) -> Tensor:
+        """(rows, columns) int32, uniform over all values of the type.
+
+        ``rows_per_window`` is in how many rows a row of the minibatch is laid out here.
+        """
         # Keys of their own for rows and columns, then one more hash of each pair. Shifts are
         # arithmetic, which makes one of 2^31 pairs of different numbers equal: of no consequence.
         counter = torch.arange(max(rows, columns), dtype=torch.int32, device=self.keys.device)
-        keys = _hashed(self.keys[:, None] + counter)
+        first = self.keys[2] * rows_per_window
+        keys = _hashed(torch.stack((self.keys[0] + first, self.keys[1]))[:, None] + counter)
         hashed = keys[0, :rows, None] ^ keys[1, :columns]
         hashed *= _FIRST
         hashed ^= hashed >> 15
         hashed *= _SECOND
         return hashed
 
-    def chosen(self, rows: int, columns: int, probability: float, value: float) -> Tensor:
+    def chosen(
+        self, rows: int, columns: int, probability: float, value: float, rows_per_window: int = 1
+    ) -> Tensor:
         """(rows, columns) float32: ``value`` with some probability, and else 0."""
         # Arithmetic on the float's bits in place: about ten times faster than torch.where.
         threshold = min(round((1.0 - probability) * 2**32), 2**32 - 1) - 2**31
-        chosen = self.bits(rows, columns).ge_(threshold)
+        chosen = self.bits(rows, columns, rows_per_window).ge_(threshold)
         return chosen.mul_(_float32_bits(value)).view(torch.float32)
 
     def sampled(self, probabilities: Tensor) -> Tensor:
@@ -88,12 +96,14 @@ class FrameDropout(FrameNoise):
         self.p = p
 
     def forward(self, inputs: Tensor) -> Tensor:
-        """(B, units) to (B, units)."""
+        """(B, units), or (B, T, units) for T frames of each window, to the same."""
         if not self.training or self.p == 0.0:
             return inputs
-        rows, columns = inputs.shape
-        factors = self.chosen(rows, columns, 1.0 - self.p, 1.0 / (1.0 - self.p))
-        return (inputs * factors).to(inputs.dtype)
+        frames = inputs.shape[1] if inputs.dim() == 3 else 1
+        factors = self.chosen(
+            len(inputs) * frames, inputs.shape[-1], 1.0 - self.p, 1.0 / (1.0 - self.p), frames
+        )
+        return (inputs * factors.view(inputs.shape)).to(inputs.dtype)
 
     def extra_repr(self) -> str:
         """What printing the network shows."""
@@ -101,7 +111,7 @@ class FrameDropout(FrameNoise):
 
 
 def set_frame_position(network: nn.Module, step_seed: int, first_row: int) -> None:
-    """Tell all noise in a network which frames come next; see :meth:`FrameNoise.set_position`.
+    """Tell all noise in a network which rows come next; see :meth:`FrameNoise.set_position`.
 
     Call it before each forward pass in training, with the same ``step_seed`` in all workers.
     """

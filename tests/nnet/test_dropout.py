@@ -172,3 +172,17 @@ def test_a_network_is_compiled_once_and_not_in_each_step():
     counters = torch._dynamo.utils.counters
     assert counters["stats"]["unique_graphs"] == 1
     assert not counters["graph_break"]
+
+
+def test_frames_of_a_window_have_masks_of_their_own_whoever_has_the_window():
+    layer = FrameDropout(0.5, stream=1)
+    layer.set_position(3, 0)
+    whole = layer(torch.ones(6, 4, 50))
+    assert len({mask.numpy().tobytes() for mask in whole.view(24, 50)}) == 24
+    parts = []
+    for first, windows in ((0, 2), (2, 4)):
+        layer.set_position(3, first)
+        parts.append(layer(torch.ones(windows, 4, 50)))
+    assert torch.equal(torch.cat(parts), whole)
+    layer.set_position(3, 0)
+    assert torch.equal(layer(torch.ones(24, 50)), whole.view(24, 50))

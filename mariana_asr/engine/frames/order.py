@@ -1,13 +1,17 @@
-"""The order of frames in an epoch: a function of (seed, epoch, step), and of nothing else.
+"""The order of windows in an epoch: a function of (seed, epoch, step), and of nothing else.
 
-An epoch is one long stream of frames. Blocks, which are groups of whole utterances that lie side
-by side in the store, come in random order; each run of blocks of about ``randomizer_size`` frames
-is a pool, and the frames of a pool are shuffled among themselves. Minibatches are cut from the
+A window is what a network is given at once: a frame with its context or, for networks that are
+trained on chunks, that many frames of an utterance with their context. An utterance's last chunk
+may reach over its end.
+
+An epoch is one long stream of windows. Blocks, which are groups of whole utterances that lie side
+by side in the store, come in random order; each run of blocks of about ``randomizer_size`` windows
+is a pool, and the windows of a pool are shuffled among themselves. Minibatches are cut from the
 stream one after the other; one may take the end of a pool and the beginning of the next. So the
 minibatch of any step can be found without making those before it, which is what makes a resumed
 run go on exactly, and what lets any number of workers deal out the same global minibatches.
 
-Nothing is kept per frame or utterance, and 20 bytes per block; an epoch's order keeps 8 more, and
+Nothing is kept per frame or utterance, and 28 bytes per block; an epoch's order keeps 8 more, and
 needs 24 beside them while it is made. 5 billion frames are 2.4 million blocks.
 """
 
@@ -40,6 +44,11 @@ def block_size(num_frames: int, randomizer_size: int) -> int:
     )
 
 
+def windows_of(lengths: NDArray[np.int64], chunk_frames: int) -> NDArray[np.int64]:
+    """How many windows utterances of some lengths in frames are cut into."""
+    return -(-lengths // chunk_frames)
+
+
 @dataclass(frozen=True)
 class Blocks:
     """The blocks of a store: whole utterances side by side in one shard."""
@@ -50,19 +59,22 @@ class Blocks:
     """(blocks + 1,) block b is utterances ``utterances[b]`` to ``utterances[b + 1] - 1``."""
     frames: NDArray[np.int64]
     """(blocks + 1,) block b is frames ``frames[b]`` to ``frames[b + 1] - 1`` of the store."""
+    windows: NDArray[np.int64]
+    """(blocks + 1,) block b gives windows ``windows[b]`` to ``windows[b + 1] - 1``."""
     shard_frames: NDArray[np.int64]
     """(shards,) first frame of each shard, counted in the store."""
 
     @classmethod
-    def of(cls, store: FrameStore, block_frames: int) -> "Blocks":
+    def of(cls, store: FrameStore, block_frames: int, chunk_frames: int = 1) -> "Blocks":
         """Group a store's utterances into blocks of about ``block_frames`` frames.
 
-        A block ends where a multiple of ``block_frames`` is passed, or the shard.
+        A block ends where a multiple of ``block_frames`` is passed, or the shard. A window gives
+        ``chunk_frames`` frames.
         """
         shard_utterances = np.cumsum([0] + [shard.utterances for shard in store.shards])
         shard_frames = np.cumsum([0] + [shard.frames for shard in store.shards])[:-1]
-        firsts = []
-        group_before = -1
+        firsts, windows_before = [], []
+        group_before, num_windows = -1, 0
         for begin in range(0, store.num_utterances, _UTTERANCES_AT_ONCE):
             end = min(begin + _UTTERANCES_AT_ONCE, store.num_utterances)
             group = store.offsets[begin:end] // block_frames
@@ -70,13 +82,16 @@ class Blocks:
             inside = (shard_utterances >= begin) & (shard_utterances < end)
             is_first[shard_utterances[inside] - begin] = True
             firsts.append(begin + np.flatnonzero(is_first))
-            group_before = group[-1]
+            windows = windows_of(np.diff(store.offsets[begin : end + 1]), chunk_frames)
+            windows_before.append((num_windows + np.cumsum(windows) - windows)[is_first])
+            group_before, num_windows = group[-1], num_windows + int(windows.sum())
         utterances = np.concatenate([*firsts, [store.num_utterances]])
         shard = np.searchsorted(shard_utterances, utterances[:-1], side="right") - 1
         return cls(
             shard=shard.astype(np.int32),
             utterances=utterances,
             frames=store.offsets[utterances],
+            windows=np.concatenate([*windows_before, [num_windows]]),
             shard_frames=shard_frames,
         )
 
@@ -85,10 +100,12 @@ class Blocks:
 
 
 class EpochOrder:
-    """Which frames each minibatch of one epoch holds.
+    """Which windows each minibatch of one epoch holds.
 
     Attributes:
-        num_steps: Number of minibatches of the epoch.
+        num_frames: Number of frames of the epoch.
+        num_windows: Number of windows.
+        num_steps: Number of minibatches.
         num_pools: Number of pools.
         pool_begins: (num_pools + 1,) positions in the stream where the pools begin.
     """
@@ -103,39 +120,42 @@ class EpochOrder:
         randomizer_size: int,
         shuffle: bool = True,
     ) -> None:
-        """Without ``shuffle`` the stream is the store from its first to its last frame."""
+        """Without ``shuffle`` the stream is the store from its first to its last window.
+
+        Both sizes are in windows.
+        """
         self.minibatch_size = minibatch_size
         self._seed, self._epoch, self._shuffle = seed, epoch, shuffle
-        lengths = np.diff(blocks.frames)
+        lengths = np.diff(blocks.windows)
         self._order = (
             self._generator().permutation(len(blocks)) if shuffle else np.arange(len(blocks))
         )
         ends = np.cumsum(lengths[self._order])
-        self.num_frames = int(ends[-1])
+        self.num_frames, self.num_windows = int(blocks.frames[-1]), int(ends[-1])
         # Equally large pools, each a whole number of blocks: no small last one that mixes badly.
-        wanted = max(1, round(self.num_frames / randomizer_size))
-        marks = np.arange(1, wanted) * (self.num_frames / wanted)
+        wanted = max(1, round(self.num_windows / randomizer_size))
+        marks = np.arange(1, wanted) * (self.num_windows / wanted)
         cuts = np.unique(np.searchsorted(ends, marks, side="left") + 1)
         self._pools = np.concatenate([[0], cuts[cuts < len(blocks)], [len(blocks)]])
         self.pool_begins = np.concatenate([[0], ends])[self._pools]
         self.num_pools = len(self._pools) - 1
-        self.num_steps = -(-self.num_frames // minibatch_size)
+        self.num_steps = -(-self.num_windows // minibatch_size)
 
     def minibatch(self, step: int) -> tuple[int, int]:
         """Positions in the stream where the minibatch of a step begins and ends.
 
-        All minibatches have ``minibatch_size`` frames but the last two, which share what is left
-        evenly: every frame comes exactly once an epoch, and no minibatch is so small that its
+        All minibatches have ``minibatch_size`` windows but the last two, which share what is left
+        evenly: every window comes exactly once an epoch, and no minibatch is so small that its
         gradient or its batch statistics are noise.
         """
         size, steps = self.minibatch_size, self.num_steps
-        if step < steps - 2 or self.num_frames % size == 0:
+        if step < steps - 2 or self.num_windows % size == 0:
             return step * size, (step + 1) * size
         begin = max(steps - 2, 0) * size
-        middle = (begin + self.num_frames + 1) // 2
+        middle = (begin + self.num_windows + 1) // 2
         if steps == 1:
-            return 0, self.num_frames
-        return (begin, middle) if step == steps - 2 else (middle, self.num_frames)
+            return 0, self.num_windows
+        return (begin, middle) if step == steps - 2 else (middle, self.num_windows)
 
     def pool_of(self, position: int) -> int:
         """The pool that a position in the stream falls into."""
@@ -146,7 +166,7 @@ class EpochOrder:
         return self._order[self._pools[pool] : self._pools[pool + 1]]
 
     def pool_permutation(self, pool: int) -> NDArray[np.int64]:
-        """The order in which the frames of a pool come."""
+        """The order in which the windows of a pool come."""
         size = int(self.pool_begins[pool + 1] - self.pool_begins[pool])
         return self._generator(pool).permutation(size) if self._shuffle else np.arange(size)
 

@@ -11,14 +11,22 @@ import threading
 import time
 from collections.abc import Generator, Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from mariana_asr.engine.frames.frame_store import FrameStore
-from mariana_asr.engine.frames.order import Blocks, EpochOrder, block_size
-from mariana_asr.engine.frames.pool import Pool, lay_out, pool_utterances, read_pool
+from mariana_asr.engine.frames.order import Blocks, EpochOrder, block_size, windows_of
+from mariana_asr.engine.frames.pool import (
+    Pool,
+    frames_of_windows,
+    lay_out,
+    pool_utterances,
+    read_pool,
+)
 from mariana_asr.engine.launch.workers import Workers
 
 POOLS_AHEAD = 1
@@ -27,19 +35,22 @@ POOLS_AHEAD = 1
 
 @dataclass
 class Minibatch:
-    """One worker's frames of a minibatch with their context windows, and their targets."""
+    """One worker's windows of a minibatch, and the targets of their frames."""
 
     step: int
     """Number of the minibatch in its epoch, from 0."""
     first_row: int
-    """Place of the first of these frames in the minibatch of all workers."""
+    """Place of the first of these windows in the minibatch of all workers."""
+    frames: int
+    """Number of frames that these windows give."""
     global_frames: int
     """Number of frames of the minibatch of all workers."""
     inputs: Tensor
-    """(B, windows * dim) float32 on the device; B may be 0 if there are more workers than frames.
-    On a CPU the next minibatch is written over it."""
+    """(B, (left_context + chunk_frames + right_context) * dim) float32 on the device; B may be 0
+    if there are more workers than windows. On a CPU the next minibatch is written over it."""
     targets: Tensor
-    """(B,) int64 on the device."""
+    """(B * chunk_frames,) int64 on the device, window by window; NO_TARGET where there is no
+    frame."""
 
 
 @dataclass(frozen=True)
@@ -69,39 +80,45 @@ class Randomizer:
         randomizer_size: int,
         seed: int,
         workers: Workers,
+        chunk_frames: int = 1,
         shuffle: bool = True,
     ) -> None:
-        """Frames come in shuffled order, or without ``shuffle`` in the order of the store.
+        """Windows come in shuffled order, or without ``shuffle`` in the order of the store.
 
         Args:
             store: The packed frames.
-            left_context: Frames before the centre of a window.
-            right_context: Frames after it.
+            left_context: Frames of a window before those that it gives.
+            right_context: Frames after them.
             minibatch_size: Frames of a minibatch of all workers.
             randomizer_size: About how many frames are shuffled among themselves.
             seed: Of the order.
             workers: Whom they are dealt to, and where this one's are made.
+            chunk_frames: Frames that a window gives.
             shuffle: Whether to shuffle.
         """
         self.store = store
         self.device = workers.device
         self.seconds_waiting = 0.0
         self._context = (left_context, right_context)
-        self._blocks = Blocks.of(store, block_size(store.num_frames, randomizer_size))
-        self._sizes = {"minibatch_size": minibatch_size, "randomizer_size": randomizer_size}
+        self._chunk_frames = chunk_frames
+        self._blocks = Blocks.of(store, block_size(store.num_frames, randomizer_size), chunk_frames)
+        self._sizes = {
+            "minibatch_size": max(1, minibatch_size // chunk_frames),
+            "randomizer_size": max(1, randomizer_size // chunk_frames),
+        }
         self._seed, self._shuffle = seed, shuffle
         self._workers = workers
         on_gpu = self.device.type == "cuda"
         self._copy_stream = torch.cuda.Stream(self.device) if on_gpu else None
 
     def order(self, epoch: int) -> EpochOrder:
-        """The order of frames in an epoch."""
+        """The order of windows in an epoch."""
         return EpochOrder(
             self._blocks, seed=self._seed, epoch=epoch, shuffle=self._shuffle, **self._sizes
         )
 
     def utterances_of(self, epoch: int, step: int) -> list[int]:
-        """Number of the utterance that each frame of this worker's part is of, row by row.
+        """Number of the utterance that each window of this worker's part is of, row by row.
 
         They are found anew from the order, without reading any frame.
 
@@ -118,8 +135,9 @@ class Randomizer:
             )
             pool_begin = int(order.pool_begins[number])
             rows = slice(max(begin - pool_begin, 0), end - pool_begin)
-            frames = order.pool_permutation(number)[rows]
-            owners = np.searchsorted(np.cumsum(lengths), frames, side="right")
+            windows = order.pool_permutation(number)[rows]
+            ends = np.cumsum(windows_of(lengths, self._chunk_frames))
+            owners = np.searchsorted(ends, windows, side="right")
             found += utterances[owners].tolist()
         return found
 
@@ -141,6 +159,7 @@ class Randomizer:
             daemon=True,
         )
         reader.start()
+        counts = _FrameCounts(self.store, self._blocks, order, self._chunk_frames)
         try:
             pools: list[_ReadyPool] = []
             inputs = torch.empty(0, device=self.device)
@@ -153,7 +172,14 @@ class Randomizer:
                     while pools[0].end <= begin:
                         del pools[0]
                 inputs, targets = self._gather(pools, begin, end, inputs)
-                yield Minibatch(step, begin - first, last - first, inputs, targets)
+                yield Minibatch(
+                    step,
+                    begin - first,
+                    counts.between(begin, end),
+                    counts.between(first, last),
+                    inputs,
+                    targets,
+                )
         finally:
             stop.set()
             reader.join()
@@ -181,13 +207,13 @@ class Randomizer:
     def _gather(
         self, pools: list[_ReadyPool], begin: int, end: int, reusable: Tensor
     ) -> tuple[Tensor, Tensor]:
-        """Inputs and targets of the frames from ``begin`` to ``end`` of the stream.
+        """Inputs and targets of the windows from ``begin`` to ``end`` of the stream.
 
         Memory that is fresh from the system costs a CPU ten times what the copy into it does, so
         that the last minibatch's is reused. On a GPU the allocator keeps memory ready itself, and
         knows until when it is in use.
         """
-        width = (sum(self._context) + 1) * self.store.dim
+        width = (sum(self._context) + self._chunk_frames) * self.store.dim
         if reusable.shape != (end - begin, width) or self.device.type != "cpu":
             reusable = torch.empty((end - begin, width), device=self.device)
         targets = []
@@ -202,7 +228,7 @@ class Randomizer:
                 item.pool.starts[rows],
                 out=reusable[place : place + rows.stop - rows.start],
             )
-            targets.append(item.pool.targets[rows])
+            targets.append(item.pool.targets[rows].view(-1))
         if not targets:
             return reusable, torch.empty(0, dtype=torch.int64, device=self.device)
         return reusable, targets[0] if len(targets) == 1 else torch.cat(targets)
@@ -251,10 +277,41 @@ class Randomizer:
         pinned = self._copy_stream is not None
         content = read_pool(self.store, self._blocks, order, number, pinned=pinned)
         if self._copy_stream is None:
-            return _ReadyPool(begin, end, lay_out(content, *self._context), None)
+            return _ReadyPool(
+                begin, end, lay_out(content, *self._context, self._chunk_frames), None
+            )
         with torch.cuda.stream(self._copy_stream):
-            pool = lay_out(content.to(self.device), *self._context)
+            pool = lay_out(content.to(self.device), *self._context, self._chunk_frames)
             return _ReadyPool(begin, end, pool, self._copy_stream.record_event())
+
+
+class _FrameCounts:
+    """How many frames the windows of an epoch give.
+
+    Windows are asked for in about their order: what was counted of the last pools is kept.
+    """
+
+    def __init__(
+        self, store: FrameStore, blocks: Blocks, order: EpochOrder, chunk_frames: int
+    ) -> None:
+        self._place = (store, blocks, order)
+        self._chunk_frames = chunk_frames
+        self._before = lru_cache(maxsize=2)(self._count)
+
+    def between(self, begin: int, end: int) -> int:
+        """Frames of the windows from ``begin`` to ``end`` of the stream."""
+        if self._chunk_frames == 1:
+            return end - begin
+        order, frames = self._place[2], 0
+        for number in _pools_between(order, begin, end):
+            pool_begin, before = int(order.pool_begins[number]), self._before(number)
+            last = min(end - pool_begin, len(before) - 1)
+            frames += int(before[last] - before[max(begin - pool_begin, 0)])
+        return frames
+
+    def _count(self, number: int) -> NDArray[np.int64]:
+        """(W + 1,) frames of a pool before each of its windows, and of all."""
+        return np.append(0, np.cumsum(frames_of_windows(*self._place, number, self._chunk_frames)))
 
 
 def _pools_between(order: EpochOrder, begin: int, end: int) -> range:

@@ -31,6 +31,7 @@ def evaluate(
     *,
     left_context: int,
     right_context: int,
+    chunk_frames: int,
 ) -> Evaluation:
     """Run an objective over every frame of a store, in evaluation mode and without gradients.
 
@@ -40,6 +41,7 @@ def evaluate(
         store,
         left_context=left_context,
         right_context=right_context,
+        chunk_frames=chunk_frames,
         minibatch_size=MINIBATCH_SIZE * workers.size,
         randomizer_size=RANDOMIZER_SIZE,
         seed=0,

@@ -57,6 +57,7 @@ class Training:
         self.context = {
             "left_context": network.left_context,
             "right_context": network.right_context,
+            "chunk_frames": network.chunk_frames,
         }
         self.objective = FrameClassification(network)
         self.stepper = Stepper(
@@ -248,13 +249,13 @@ class Training:
             )
 
     def _culprits(self, minibatch: Minibatch, epoch: int) -> list[int]:
-        """Utterances of the frames whose own loss is not finite; of all if none's is."""
+        """Utterances of the windows whose own logits are not finite; of all if none's are."""
         numbers = self.randomizer.utterances_of(epoch, minibatch.step)
         self.network.eval()
         with torch.no_grad():
             logits = self.network(minibatch.inputs)
         self.network.train()
-        broken = (~torch.isfinite(logits).all(dim=1)).tolist()
+        broken = (~torch.isfinite(logits.view(len(numbers), -1)).all(dim=1)).tolist()
         found = [number for number, bad in zip(numbers, broken, strict=True) if bad]
         return found or (numbers if self.workers.size == 1 else [])
 

@@ -1,22 +1,10 @@
 """What training minimises: a network with its loss, as one module that workers can share."""
 
-from typing import Protocol
-
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-
-class FrameNetwork(Protocol):
-    """What training needs of a network, which is an ``nn.Module`` besides.
-
-    It maps windows (B, (left_context + 1 + right_context) * frame_dim) to logits (B, num_outputs).
-    """
-
-    frame_dim: int
-    num_outputs: int
-    left_context: int
-    right_context: int
+from mariana_asr.engine.frames.pool import NO_TARGET
 
 
 class FrameClassification(nn.Module):
@@ -28,14 +16,14 @@ class FrameClassification(nn.Module):
         self.network = network
 
     def forward(self, windows: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
-        """Windows (B, W * D) and targets (B,) to the loss in nats and the number of right frames.
+        """Windows (B, W * D) and targets (B * L,) to the loss in nats and the number of right ones.
 
-        Under autocast the loss is still taken in float32.
+        What has no target counts for nothing. Under autocast the loss is still taken in float32.
         """
         logits = self.network(windows).float()
-        loss = cross_entropy(logits, targets, reduction="sum")
+        loss = cross_entropy(logits, targets, reduction="sum", ignore_index=NO_TARGET)
         with torch.no_grad():
             # As argmax == target, which is ten times slower on a CPU; only here do ties count.
-            of_target = logits.gather(1, targets[:, None]).squeeze(1)
-            correct = (of_target == logits.amax(dim=1)).sum()
+            of_target = logits.gather(1, targets.clamp(min=0)[:, None]).squeeze(1)
+            correct = (of_target == logits.amax(dim=1)).logical_and_(targets != NO_TARGET).sum()
         return loss, correct

@@ -1,6 +1,6 @@
 """One step of training: forward, backward, exchange, update."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import torch
 from torch import Tensor, nn
@@ -53,6 +53,8 @@ class Stepper:
             sum_over_owners=self.exchange.sum_over_owners,
         )
         self.sums = torch.zeros(3, dtype=torch.float64, device=workers.device)
+        network = getattr(objective, "network", None)
+        self._after_step: Callable[[], None] = getattr(network, "after_step", lambda: None)
         self._moving = [b for b in objective.buffers() if b.is_floating_point()]
 
     def step(self, minibatch: Minibatch, learning_rate: float, step_seed: int) -> bool:
@@ -69,26 +71,30 @@ class Stepper:
         before = [buffer.clone() for buffer in self._moving]
         sums = torch.zeros_like(self.sums)
         self.exchange.zero_grad()
-        for number, rows in enumerate(self._cut(len(minibatch.targets))):
+        windows = len(minibatch.inputs)
+        chunk = len(minibatch.targets) // max(windows, 1)
+        for number, rows in enumerate(self._cut(windows)):
             set_frame_position(self._objective, step_seed, minibatch.first_row + rows.start)
             with self.exchange.accumulating(last=number == self._pieces - 1):
                 with torch.autocast(self._device.type, torch.bfloat16, enabled=self._autocast):
                     loss, measure = self.exchange.objective(
-                        minibatch.inputs[rows], minibatch.targets[rows]
+                        minibatch.inputs[rows],
+                        minibatch.targets[rows.start * chunk : rows.stop * chunk],
                     )
                 # One, or NaN where the loss is not finite: then no worker's gradient is, and all
                 # of them skip the step.
                 loss.backward(1.0 + 0.0 * loss.detach())
             sums[0] += loss.detach()
             sums[1] += measure
-        sums[2] += len(minibatch.targets)
-        frames = self.exchange.finish_backward(len(minibatch.targets), minibatch.global_frames)
+        sums[2] += minibatch.frames
+        frames = self.exchange.finish_backward(minibatch.frames, minibatch.global_frames)
         squares = self.exchange.squares
         if squares is not None:
             squares = {_plain(name): value for name, value in squares.items()}
         applied = self.optimiser.step(learning_rate, frames, squares)
         if applied:
             self.sums += sums
+            self._after_step()
         else:
             # Running statistics of batch norm have seen what was not finite.
             for buffer, value in zip(self._moving, before, strict=True):
@@ -112,9 +118,9 @@ class Stepper:
         self.sums.zero_()
         return taken
 
-    def _cut(self, frames: int) -> Iterator[slice]:
+    def _cut(self, windows: int) -> Iterator[slice]:
         for piece in range(self._pieces):
-            yield slice(frames * piece // self._pieces, frames * (piece + 1) // self._pieces)
+            yield slice(windows * piece // self._pieces, windows * (piece + 1) // self._pieces)
 
 
 def step_seed(seed: int, *place: int) -> int:

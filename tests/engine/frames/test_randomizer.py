@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from mariana_asr.engine.frames import frame_store
 from mariana_asr.engine.frames.order import Blocks, EpochOrder, block_size
 from mariana_asr.engine.frames.packing import PackOptions, pack_frames
+from mariana_asr.engine.frames.pool import NO_TARGET
 from mariana_asr.engine.frames.randomizer import Randomizer
 from mariana_asr.engine.launch.workers import Workers
 from mariana_asr.errors import FormatError
@@ -41,11 +42,14 @@ def store(tmp_path_factory):
     return pack_frames(folder / "store", utterances(), num_outputs=sum(LENGTHS))
 
 
-def randomizer(store, *, size=64, pool=1000, seed=3, left=2, right=3, shuffle=True, worker=(0, 1)):
+def randomizer(
+    store, *, size=64, pool=1000, seed=3, left=2, right=3, chunk=1, shuffle=True, worker=(0, 1)
+):
     return Randomizer(
         store,
         left_context=left,
         right_context=right,
+        chunk_frames=chunk,
         minibatch_size=size,
         randomizer_size=pool,
         seed=seed,
@@ -81,6 +85,32 @@ def test_windows_of_any_width_are_those_of_splicing(store, left, right):
         np.testing.assert_array_equal(minibatch.inputs.numpy(), expected[minibatch.targets])
 
 
+@pytest.mark.parametrize("chunk", [2, 7, 40, 3000])
+@pytest.mark.parametrize("shuffle", [True, False])
+def test_chunks_are_stretches_of_an_utterance_with_its_edges_repeated(store, chunk, shuffle):
+    left, right = 4, 2
+    begins = np.cumsum([0, *LENGTHS])
+    source = randomizer(
+        store, left=left, right=right, chunk=chunk, size=10 * chunk, pool=900, shuffle=shuffle
+    )
+    seen = []
+    for minibatch in minibatches(source, epoch=2):
+        targets = minibatch.targets.view(len(minibatch.inputs), chunk).numpy()
+        owners = source.utterances_of(2, minibatch.step)
+        assert len(owners) == len(targets) <= 10
+        assert minibatch.frames == minibatch.global_frames == np.count_nonzero(targets >= 0)
+        for inputs, frames, owner in zip(minibatch.inputs.numpy(), targets, owners, strict=True):
+            first, last = begins[owner], begins[owner + 1] - 1
+            assert (frames[0] - first) % chunk == 0
+            wanted = np.arange(frames[0], frames[0] + chunk)
+            np.testing.assert_array_equal(frames, np.where(wanted <= last, wanted, NO_TARGET))
+            window = np.arange(frames[0] - left, frames[0] + chunk + right).clip(first, last)
+            np.testing.assert_array_equal(inputs.reshape(-1, 2)[:, 0], window)
+        seen.append(targets[targets >= 0])
+    assert np.array_equal(np.sort(np.concatenate(seen)), np.arange(sum(LENGTHS)))
+    assert len(seen) == source.order(2).num_steps
+
+
 def test_the_order_is_the_same_as_ever(store):
     # A run that is resumed by a later version must find the frames where it left off.
     made = minibatches(randomizer(store), 1)
@@ -102,12 +132,15 @@ def test_utterances_of_a_minibatch_are_found_without_reading_it(store, worker):
     workers=st.sampled_from([2, 3, 5]),
     size=st.sampled_from([1, 4, 63, 64, 700, 4000, 100_000]),
     pool=st.sampled_from([1, 300, 1000, 100_000]),
+    chunk=st.sampled_from([1, 1, 3, 50]),
     shuffle=st.booleans(),
     epoch=st.integers(0, 2),
     data=st.data(),
 )
-def test_workers_share_out_the_minibatches_of_one(store, workers, size, pool, shuffle, epoch, data):
-    options = {"size": size, "pool": pool, "shuffle": shuffle}
+def test_workers_share_out_the_minibatches_of_one(
+    store, workers, size, pool, chunk, shuffle, epoch, data
+):
+    options = {"size": size, "pool": pool, "chunk": chunk, "shuffle": shuffle}
     alone = randomizer(store, **options)
     steps = alone.order(epoch).num_steps
     first_step = data.draw(st.integers(max(0, steps - 40), steps))
@@ -120,16 +153,14 @@ def test_workers_share_out_the_minibatches_of_one(store, workers, size, pool, sh
     for one, *shares in zip(whole, *parts, strict=True):
         rows = 0
         for rank, share in enumerate(shares):
-            part = Workers(rank, workers, torch.device("cpu"), workers).part_of(len(one.targets))
-            assert (share.first_row, share.first_row + len(share.targets)) == (
-                part.start,
-                part.stop,
-            )
+            part = Workers(rank, workers, torch.device("cpu"), workers).part_of(len(one.inputs))
+            assert (share.first_row, share.first_row + len(share.inputs)) == (part.start, part.stop)
             assert share.step == one.step
-            assert share.global_frames == one.global_frames == len(one.targets)
+            assert share.global_frames == one.global_frames == (one.targets >= 0).sum()
+            assert share.frames == (share.targets >= 0).sum()
             assert share.first_row == rows
-            rows += len(share.targets)
-        assert rows == len(one.targets)
+            rows += len(share.inputs)
+        assert rows == len(one.inputs)
         assert torch.equal(torch.cat([share.inputs for share in shares]), one.inputs)
         assert torch.equal(torch.cat([share.targets for share in shares]), one.targets)
 
@@ -283,7 +314,7 @@ def test_leaving_an_epoch_early_ends_its_thread(store):
 def test_minibatches_are_equally_large_and_cover_the_stream(lengths, size, pool, epoch):
     frames = np.concatenate([[0], np.cumsum(lengths)])
     zeros = np.zeros(len(lengths), dtype=np.int32)
-    blocks = Blocks(zeros, np.arange(len(lengths) + 1), frames, np.zeros(1, dtype=np.int64))
+    blocks = Blocks(zeros, np.arange(len(lengths) + 1), frames, frames, np.zeros(1, dtype=int))
     order = EpochOrder(blocks, seed=1, epoch=epoch, minibatch_size=size, randomizer_size=pool)
     bounds = [order.minibatch(step) for step in range(order.num_steps)]
     assert bounds[0][0] == 0

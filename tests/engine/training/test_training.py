@@ -74,7 +74,9 @@ def make_network(options=NETWORK, seed=777):
 
 def evaluate_alone(network, store):
     alone = Workers.alone(torch.device("cpu"))
-    return evaluate(FrameClassification(network), store, alone, left_context=1, right_context=2)
+    return evaluate(
+        FrameClassification(network), store, alone, left_context=1, right_context=2, chunk_frames=1
+    )
 
 
 def weights_of(network):
