@@ -14,6 +14,7 @@ from mariana_asr.corpus.prepare import check_corpus, corpus_files
 from mariana_asr.engine.options.engine import RUN_OPTIONS
 from mariana_asr.files import write_text
 from mariana_asr.lang.options import ArpaLm
+from mariana_asr.nnet.options import CustomOptions
 from mariana_asr.options import Options
 from mariana_asr.recipe.kaldi_import import (
     kaldi_alignment_files,
@@ -29,6 +30,9 @@ from mariana_asr.score.results import RESULTS_JSON, RESULTS_TEXT
 
 RECIPE_FILE = "recipe.yaml"
 """The recipe as it was run, with all defaults, in the experiment's folder."""
+
+TRIED_OUTPUTS = 100
+"""Outputs of the network by which a class is tried out, before the number of pdfs is known."""
 
 
 class Experiment:
@@ -51,9 +55,10 @@ class Experiment:
         """Check what can be checked of the recipe's inputs without running a stage.
 
         Raises:
-            MarianaError: A corpus, data directory or lexicon is missing or wrong.
+            MarianaError: A corpus, data directory, lexicon or network is missing or wrong.
         """
         check_corpus(self.recipe.corpus)
+        self._check_network()
         if self.recipe.lang.lexicon is not None:
             read_section_dictionary(self.recipe.lang, self.recipe.lang.lexicon)
 
@@ -63,8 +68,18 @@ class Experiment:
         Raises:
             MarianaError: Whatever a stage raises.
         """
+        self._check_network()
         write_text(self.folder / RECIPE_FILE, recipe_text(self.recipe))
         run_stages(self.stages(), self.folder)
+
+    def _check_network(self) -> None:
+        """Try out a network of the user's own, before the hours of other stages."""
+        model = self.recipe.model
+        if isinstance(model, CustomOptions):
+            # Only here: this imports torch, and runs code that is not ours.
+            from mariana_asr.nnet.build import build_network
+
+            build_network(model, model.transform.dim(self.recipe.features.dim), TRIED_OUTPUTS)
 
     def stages(self) -> list[Stage]:
         """The stages in order, with what each depends on."""
@@ -175,9 +190,23 @@ class Experiment:
                 _plain(recipe.model.transform) | storage,
                 after=("features", ali),
             ),
-            Stage(network, partial(self._work.network, frames, ali), options, after=(ali, frames)),
+            Stage(
+                network,
+                partial(self._work.network, frames, ali),
+                options,
+                after=(ali, frames),
+                files=self._network_files(),
+            ),
             self._decode_stage(network, self._network_graph),
         ]
+
+    def _network_files(self) -> tuple[Path, ...]:
+        """The file of a network of the user's own: another text may be another network."""
+        if not isinstance(self.recipe.model, CustomOptions):
+            return ()
+        from mariana_asr.nnet.custom import network_source
+
+        return (network_source(self.recipe.model),)
 
     def _realigned_stages(self) -> list[Stage]:
         """Alignments by the network, and a second one that learns from them."""

@@ -1,6 +1,9 @@
 """Training a network: in this process, in local workers, or in those that torchrun started."""
 
+import io
+import os
 import signal
+import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -62,13 +65,22 @@ class Job:
                 f"{kind.__name__} is defined in the script itself, where workers cannot import it",
                 remedy="Put the class into a module of its own, or use engine.workers=1",
             )
+        job = io.BytesIO()
+        torch.save(vars(self), job)
+        search_path = [os.path.abspath(entry) for entry in sys.path]
         with atomic_file(path) as temporary:
-            torch.save(vars(self), temporary)
+            torch.save({"search_path": search_path, "job": job.getvalue()}, temporary)
 
     @classmethod
     def load(cls, path: Path) -> "Job":
-        """Read what :meth:`save` wrote. It holds code; only jobs of this program are read."""
-        return cls(**torch.load(path, map_location="cpu", weights_only=False))
+        """Read what :meth:`save` wrote. It holds code; only jobs of this program are read.
+
+        The network's class is looked for where the process that saved the job finds modules.
+        """
+        content = torch.load(path, weights_only=True)
+        sys.path += [entry for entry in content["search_path"] if entry not in sys.path]
+        job = torch.load(io.BytesIO(content["job"]), map_location="cpu", weights_only=False)
+        return cls(**job)
 
 
 def train_network(
@@ -87,12 +99,12 @@ def train_network(
     training, that goes on where it stopped, and on a CPU ends with the same bits as if it had
     never been stopped. Afterwards the network is on the CPU, in evaluation mode.
 
-    One worker trains in this process; several are started as processes of their own, which must
-    be able to import the network's class.
+    One worker trains in this process; several are started as processes of their own, which import
+    the network's class, and look for it where this process finds modules.
 
     Args:
         network: An ``nn.Module`` with the attributes of
-            :class:`~mariana_asr.engine.training.objective.FrameNetwork`, and optionally
+            :class:`~mariana_asr.nnet.network.FrameNetwork`, and optionally
             ``learning_rate_factors``: names of parameters with the factor on their rate.
         train: Frames to train on.
         held_out: Frames to watch the training on.

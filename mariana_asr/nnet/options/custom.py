@@ -1,8 +1,8 @@
 """Options of a network that the user wrote."""
 
-from typing import Any, Literal
+from typing import Literal
 
-from pydantic import ConfigDict, Field
+from pydantic import ConfigDict, Field, JsonValue
 
 from mariana_asr.nnet.options.network import NetworkOptions
 
@@ -24,5 +24,5 @@ class CustomOptions(NetworkOptions):
     class_path: str = Field(alias="class", pattern=_CLASS_PATH)
     """Module and class, as ``my_package.my_module.MyNetwork``; the module is installed, on
     ``PYTHONPATH``, or in the folder in which the command is started."""
-    options: dict[str, Any] = Field(default_factory=dict)
+    options: dict[str, JsonValue] = Field(default_factory=dict)
     """Further keyword arguments of the class, beside ``frame_dim`` and ``num_outputs``."""
