@@ -7,7 +7,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -35,6 +35,7 @@ def make_grammar(
     lang_dir: str | Path,
     lm: ArpaLm | NgramLm | WordLoopLm | SingleWordLm,
     sentences: Iterable[str] | None = None,
+    background: Mapping[str, int] | None = None,
 ) -> None:
     """Write ``G.fst`` into a lang directory, and ``lm.arpa`` where an n-gram model is trained.
 
@@ -42,6 +43,7 @@ def make_grammar(
         lang_dir: The lang directory.
         lm: Which language model or grammar.
         sentences: Transcripts to train an n-gram model on; the other kinds need none.
+        background: Counts of words in another text, for what an n-gram model has not seen.
 
     Raises:
         FormatError: The lang directory or the ARPA file is missing or malformed.
@@ -56,7 +58,7 @@ def make_grammar(
         # Noises that have a word of their own are predicted where transcripts have them.
         spoken = {word for text in texts for word in text.split()} & set(lang.words)
         vocabulary = set(lang.speakable_words()) | (spoken - lang.special_words - {lang.oov_word})
-        train_ngram(texts, vocabulary, lm.order, lang.path / "lm.arpa")
+        train_ngram(texts, vocabulary, lm.order, lang.path / "lm.arpa", background)
         arpa_to_g(lang.path / "lm.arpa", lang.path / "words.txt", out, compare=False)
     else:
         words = lang.speakable_words() if lm.words is None else lm.words

@@ -3,7 +3,7 @@
 import logging
 import math
 from collections import defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
 from mariana_asr.errors import DataError, StageError, summarise
@@ -25,22 +25,38 @@ class WittenBell:
 
         p(w | h) = (c(h w) + T(h) p(w | h')) / (c(h) + T(h))
 
-    The model below the unigrams is uniform over the vocabulary and the end of sentence, so every
-    word has some probability. Sources: Witten and Bell, "The zero-frequency problem", IEEE
-    Transactions on Information Theory 1991; Chen and Goodman, "An empirical study of smoothing
-    techniques for language modeling", 1998, section 2.4.
+    The model below the unigrams gives the end of sentence the share of one word, and is uniform
+    over the vocabulary unless there are counts of its words in another text: then it has their
+    relative frequencies, one added to each. So every word has some probability.
+
+    Sources: Witten and Bell, "The zero-frequency problem", IEEE Transactions on Information
+    Theory 1991; Chen and Goodman, "An empirical study of smoothing techniques for language
+    modeling", 1998, section 2.4.
 
     It holds up on corpora of a few sentences, where the counts of counts that Kneser-Ney's
     discounts rest on are missing.
     """
 
-    def __init__(self, vocabulary: Iterable[str], order: int) -> None:
-        """``vocabulary`` holds the words that can be predicted, without ``<s>`` and ``</s>``."""
+    def __init__(
+        self,
+        vocabulary: Iterable[str],
+        order: int,
+        background: Mapping[str, int] | None = None,
+    ) -> None:
+        """Make a model that has seen nothing yet.
+
+        Args:
+            vocabulary: The words that can be predicted, without ``<s>`` and ``</s>``.
+            order: Longest n-gram.
+            background: Counts of words in another text.
+        """
         self.vocabulary = sorted(set(vocabulary) - {BOS, EOS})
         self.order = order
         self.counts: list[dict[History, dict[str, int]]] = [{} for _ in range(order)]
         self._known = {*self.vocabulary, EOS}
         self._totals: dict[History, int] = defaultdict(int)
+        self._background = background or {}
+        self._background_total = sum(self._background.get(w, 0) + 1 for w in self.vocabulary)
 
     def add(self, words: Iterable[str]) -> int:
         """Count the n-grams of a sentence.
@@ -75,12 +91,20 @@ class WittenBell:
 
     def probability(self, word: str, history: History) -> float:
         """p(word | history); the history has fewer words than the order."""
-        lower = self.probability(word, history[1:]) if history else 1.0 / (len(self.vocabulary) + 1)
+        lower = self.probability(word, history[1:]) if history else self._lowest(word)
         followers = self.counts[len(history)].get(history)
         if followers is None:
             return lower
         types, total = len(followers), self._totals[history]
         return (followers.get(word, 0) + types * lower) / (total + types)
+
+    def _lowest(self, word: str) -> float:
+        """The model below the unigrams."""
+        size = len(self.vocabulary)
+        if word == EOS or not self._background:
+            return 1.0 / (size + 1)
+        share = (self._background.get(word, 0) + 1) / self._background_total
+        return share * size / (size + 1)
 
     def arpa_lines(self) -> Iterator[str]:
         """Write the model in ARPA form, n-grams in alphabetical order."""
@@ -117,7 +141,11 @@ class WittenBell:
 
 
 def train_ngram(
-    sentences: Iterable[str], vocabulary: Iterable[str], order: int, out_arpa: str | Path
+    sentences: Iterable[str],
+    vocabulary: Iterable[str],
+    order: int,
+    out_arpa: str | Path,
+    background: Mapping[str, int] | None = None,
 ) -> None:
     """Train an n-gram model and write it in ARPA form.
 
@@ -128,6 +156,8 @@ def train_ngram(
             out and counted in the log.
         order: Longest n-gram, at least 1.
         out_arpa: The file to write.
+        background: Counts of words in another text, which tell how likely those words are that
+            the sentences lack; without them all those are alike.
 
     Raises:
         DataError: The order is below 1, or a word of the vocabulary cannot stand in an ARPA file.
@@ -135,7 +165,7 @@ def train_ngram(
     """
     if order < 1:
         raise DataError(f"an n-gram model of order {order}", remedy="Use an order of 1 or more")
-    model = WittenBell(vocabulary, order)
+    model = WittenBell(vocabulary, order, background)
     bad = [word for word in model.vocabulary if not word or word.split() != [word]]
     if bad:
         raise DataError(f"words with white space in the vocabulary: {summarise(bad)}")

@@ -50,7 +50,11 @@ class ArpaLm(Options):
 
 
 class NgramLm(Options):
-    """An n-gram model trained on transcripts (interpolated Witten-Bell)."""
+    """An n-gram model trained on transcripts (interpolated Witten-Bell).
+
+    Where the dictionary has word_counts.txt, counts of words in a large text, words that the
+    transcripts lack are as likely as those say; otherwise all are alike.
+    """
 
     type: Literal["ngram"] = "ngram"
     order: int = Field(default=3, ge=1, le=9)

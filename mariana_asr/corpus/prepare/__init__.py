@@ -7,20 +7,24 @@ from typing import Annotated, Any, NamedTuple
 
 from pydantic import Field
 
-from mariana_asr.corpus.prepare import an4, data_dirs, espeak_digits, fsdd
+from mariana_asr.corpus.prepare import aishell, an4, data_dirs, espeak_digits, fsdd, thchs30
+from mariana_asr.corpus.prepare.aishell import AishellOptions
 from mariana_asr.corpus.prepare.an4 import An4Options
 from mariana_asr.corpus.prepare.data_dirs import DataDirsOptions
 from mariana_asr.corpus.prepare.espeak_digits import EspeakDigitsOptions
 from mariana_asr.corpus.prepare.fsdd import FsddOptions
+from mariana_asr.corpus.prepare.thchs30 import Thchs30Options
 from mariana_asr.options import Options, options_from_assignments
 
 __all__ = [
     "PREPARERS",
+    "AishellOptions",
     "An4Options",
     "DataDirsOptions",
     "EspeakDigitsOptions",
     "FsddOptions",
     "PreparerOptions",
+    "Thchs30Options",
     "check_corpus",
     "corpus_files",
     "prepare_corpus",
@@ -28,7 +32,12 @@ __all__ = [
 ]
 
 PreparerOptions = Annotated[
-    DataDirsOptions | An4Options | FsddOptions | EspeakDigitsOptions,
+    DataDirsOptions
+    | An4Options
+    | FsddOptions
+    | EspeakDigitsOptions
+    | AishellOptions
+    | Thchs30Options,
     Field(discriminator="preparer"),
 ]
 """Options of any preparer, told apart by the key ``preparer``."""
@@ -46,6 +55,8 @@ PREPARERS = {
     "an4": Preparer(An4Options, an4.prepare),
     "fsdd": Preparer(FsddOptions, fsdd.prepare),
     "espeak_digits": Preparer(EspeakDigitsOptions, espeak_digits.prepare),
+    "aishell": Preparer(AishellOptions, aishell.prepare),
+    "thchs30": Preparer(Thchs30Options, thchs30.prepare),
 }
 """The preparers by name."""
 

@@ -38,7 +38,8 @@ class PublicCorpus:
         urls: Where the archive is, the official home first; tried in this order.
         folder: The folder inside of the archive that holds the corpus.
         sha256: Checksum of the archive, where one is known for certain.
-        check: Called with the unpacked folder; raises DataError if its content is not right.
+        check: Called with the unpacked folder; raises DataError if its content is not right. It
+            may complete the folder, as where the archive holds further archives.
     """
 
     name: str
