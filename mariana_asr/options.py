@@ -22,6 +22,17 @@ class Options(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
 
 
+def narrowed(options: BaseModel, cls: type[OptionsT]) -> OptionsT:
+    """The part of some options that a class they extend knows: what its code is given.
+
+    Raises:
+        TypeError: They do not extend that class.
+    """
+    if not isinstance(options, cls):
+        raise TypeError(f"{type(options).__name__} does not extend {cls.__name__}")
+    return cls(**{name: getattr(options, name) for name in cls.model_fields})
+
+
 def parse_assignments(assignments: Iterable[str]) -> list[tuple[list[str], Any]]:
     """Parse ``a.b=value`` words into key paths and values; values are read as YAML.
 

@@ -6,7 +6,13 @@ import pytest
 from pydantic import BeforeValidator, Field
 
 from mariana_asr.errors import RecipeError
-from mariana_asr.options import Options, default_tag, options_from_assignments, validated
+from mariana_asr.options import (
+    Options,
+    default_tag,
+    narrowed,
+    options_from_assignments,
+    validated,
+)
 
 
 class Mfcc(Options):
@@ -90,3 +96,22 @@ def test_words_of_a_command_line_fill_nested_options() -> None:
 def test_a_bad_word_is_refused(word: str) -> None:
     with pytest.raises(RecipeError):
         options_from_assignments(Recipe, ["name=an4", word])
+
+
+def test_options_are_narrowed_to_the_class_they_extend() -> None:
+    class Below(Options):
+        depth: int = 1
+
+    class Base(Options):
+        size: int = 2
+        below: Below = Below()
+
+    class Wider(Base):
+        more: str = "x"
+
+    wider = Wider(size=3, below=Below(depth=4), more="y")
+    narrow = narrowed(wider, Base)
+    assert type(narrow) is Base
+    assert narrow == Base(size=3, below=Below(depth=4))
+    with pytest.raises(TypeError, match="Base does not extend Wider"):
+        narrowed(narrow, Wider)

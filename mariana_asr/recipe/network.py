@@ -131,3 +131,14 @@ def train_acoustic_model(
     for name in ("final.mdl", "tree", *phones):
         shutil.copyfile(ali_dir / name, out_dir / name)
     return summary
+
+
+def count_parameters(path: str | Path) -> int:
+    """Number of parameters of a network file.
+
+    Raises:
+        FormatError: The file is missing, damaged, or something else.
+    """
+    from mariana_asr.nnet.acoustic_model import AcousticModel
+
+    return sum(p.numel() for p in AcousticModel.load(path).network.parameters())

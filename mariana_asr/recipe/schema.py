@@ -105,6 +105,27 @@ class NetworkSections(Options):
     engine: EngineOptions = EngineOptions()
 
 
+class DecodeSection(DecodeOptions):
+    """Which sets are decoded, and how; the beams' defaults are those of Kaldi's steps/decode.sh.
+
+    Wider ones (16 and 10 are latgen-faster-mapped's own) lose less of what a high LM weight would
+    choose and take half as long again. There is no ``max_active``: the lattice decoder of
+    kaldi-decoder prunes by beam alone.
+    """
+
+    sets: tuple[str, ...] | None = None
+    """The sets that are decoded and scored; by default all but the training set. `[dev]` leaves
+    the test sets alone while choices are made. `dev` must be among them: the language-model weight
+    and the word insertion penalty are chosen on it."""
+
+    @field_validator("sets")
+    @classmethod
+    def _has_dev(cls, sets: tuple[str, ...] | None) -> tuple[str, ...] | None:
+        if sets is not None and "dev" not in sets:
+            raise ValueError("must have dev among them, on which the decoding weights are chosen")
+        return None if sets is None else tuple(dict.fromkeys(sets))
+
+
 class ScoreSection(Options):
     """Error rates."""
 
@@ -128,7 +149,7 @@ class Recipe(Options):
     model: ModelOptions = DnnOptions()
     train: TrainOptions = TrainOptions()
     engine: EngineOptions = EngineOptions()
-    decode: DecodeOptions = DecodeOptions()
+    decode: DecodeSection = DecodeSection()
     score: ScoreSection = ScoreSection()
 
     @model_validator(mode="after")

@@ -1,6 +1,7 @@
 """What the stages of an experiment do: a method for each, which fills the stage's folder."""
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 from mariana_asr.align.alignment import align
@@ -14,20 +15,28 @@ from mariana_asr.align.training.triphone import train_deltas
 from mariana_asr.corpus.datadir import DataDir, read_data_dir
 from mariana_asr.corpus.prepare import prepare_corpus
 from mariana_asr.decode.decoder import decode
-from mariana_asr.decode.scorers import load_network
+from mariana_asr.decode.options import DecodeOptions
+from mariana_asr.decode.scorers import NETWORK, load_network
 from mariana_asr.engine.frames.packing import PackOptions
 from mariana_asr.engine.training.summary import LOG_FILE
+from mariana_asr.errors import RecipeError
 from mariana_asr.features.extract import extract_features
 from mariana_asr.lang.graph import make_graph
 from mariana_asr.lang.langdir import Lang, read_lang
+from mariana_asr.options import narrowed
 from mariana_asr.recipe.kaldi_import import check_overlap, copy_lang, import_alignments
 from mariana_asr.recipe.language import make_lang
 from mariana_asr.recipe.load import recipe_text
-from mariana_asr.recipe.network import pack_aligned_frames, train_acoustic_model
+from mariana_asr.recipe.network import (
+    count_parameters,
+    pack_aligned_frames,
+    train_acoustic_model,
+)
 from mariana_asr.recipe.runner import stage_seconds
 from mariana_asr.recipe.schema import Recipe
 from mariana_asr.score.report import read_log, write_report
 from mariana_asr.score.results import Result, write_results
+from mariana_asr.score.training_figures import frames_per_second
 from mariana_asr.score.tuning import score_decodes
 
 TRAIN, DEV = "train", "dev"
@@ -46,6 +55,7 @@ class StageWork:
     def corpus(self, out: Path) -> None:
         """Data directories and dictionary."""
         prepare_corpus(self.recipe.corpus, out)
+        self._names_of_decoded_sets(out)
         if self.recipe.align.kaldi is not None:
             # Now, not after hours of feature extraction.
             check_overlap(read_data_dir(out / TRAIN), self.recipe.align.kaldi)
@@ -143,14 +153,15 @@ class StageWork:
         )
 
     def decode(self, system: str, graph: str, out: Path) -> None:
-        """Hypotheses of a system for all sets but the training set."""
+        """Hypotheses of a system."""
+        options = narrowed(self.recipe.decode, DecodeOptions)
         for data in self._decoded_sets():
             decode(
                 data,
                 self.folder / system,
                 self.folder / graph,
                 out / data.path.name,
-                self.recipe.decode,
+                options,
                 jobs=self.jobs,
             )
 
@@ -180,6 +191,8 @@ class StageWork:
 
     def score(self, out: Path) -> None:
         """Error rates: ``results.json`` and ``RESULTS`` in the experiment's folder, the report."""
+        networks = self.recipe.align.networks
+        logs = {name: read_log(self.folder / name / LOG_FILE) for name in self.recipe.align.systems}
         results: list[Result] = []
         for system in self.recipe.align.systems:
             decoded = {
@@ -187,14 +200,21 @@ class StageWork:
                 for data in self._decoded_sets()
             }
             dev = decoded.pop(DEV)
-            results += score_decodes(system, dev, decoded, self.recipe.score.metrics)
+            scored = score_decodes(system, dev, decoded, self.recipe.score.metrics)
+            if system in networks:
+                parameters = count_parameters(self.folder / system / NETWORK)
+                speed = frames_per_second(logs[system])
+                scored = [
+                    replace(result, parameters=parameters, frames_per_second=speed)
+                    for result in scored
+                ]
+            results += scored
         write_results(self.folder, results)
-        logs = {name: read_log(self.folder / name / LOG_FILE) for name in self.recipe.align.systems}
         write_report(
             self.folder / "report",
             self.recipe.name,
             results,
-            network_logs={name: logs[name] for name in self.recipe.align.networks},
+            network_logs={name: logs[name] for name in networks},
             gmm_logs={name: logs[name] for name in self.recipe.align.rungs},
             stages=stage_seconds(self.folder),
             recipe_text=recipe_text(self.recipe),
@@ -206,9 +226,25 @@ class StageWork:
         return self.recipe.lang.lexicon or self.folder / "corpus" / "dict"
 
     def _decoded_sets(self) -> Iterator[DataDir]:
-        for path in sorted((self.folder / "features").glob("*/utt2spk")):
-            if path.parent.name != TRAIN:
-                yield read_data_dir(path.parent)
+        for name in self._names_of_decoded_sets(self.folder / "features"):
+            yield self._set(name)
+
+    def _names_of_decoded_sets(self, folder: Path) -> list[str]:
+        """Names of the sets to decode, of those in a folder.
+
+        Raises:
+            RecipeError: The recipe names one that the corpus has not.
+        """
+        found = sorted(path.parent.name for path in folder.glob("*/utt2spk"))
+        wanted = self.recipe.decode.sets
+        if wanted is None:
+            return [name for name in found if name != TRAIN]
+        if unknown := [name for name in wanted if name not in found]:
+            raise RecipeError(
+                f"decode.sets names {', '.join(unknown)}; the corpus has {', '.join(found)}",
+                where=folder,
+            )
+        return list(wanted)
 
     def _set(self, name: str) -> DataDir:
         return read_data_dir(self.folder / "features" / name)

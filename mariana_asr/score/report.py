@@ -48,8 +48,8 @@ def write_report(
     Args:
         out_dir: Folder to write to, such as ``exp/NAME/report``.
         title: The experiment's name.
-        results: Error rates; those tuned on dev are emphasised, those tuned on test are marked as
-            a comparison.
+        results: Error rates; those tuned on dev are emphasised, those tuned on the set that they
+            are of are marked as such.
         network_logs: Name of each network to the objects of its ``log.jsonl``
             (see ``curves.network_charts`` and ``training_figures``).
         gmm_logs: The same for GMMs (see ``curves.gmm_chart``).
@@ -66,7 +66,11 @@ def write_report(
     trainings = [_Training("GMM systems", [chart for chart in charts if chart])]
     trainings += [
         _Training(
-            name, network_charts(log), rejected_epochs(log), kept_epoch(log), training_figures(log)
+            name,
+            network_charts(log),
+            rejected_epochs(log),
+            kept_epoch(log),
+            [*_size(name, results), *training_figures(log)],
         )
         for name, log in (network_logs or {}).items()
     ]
@@ -76,7 +80,7 @@ def write_report(
     page = environment.from_string(template.read_text(encoding="utf-8")).render(
         title=title,
         version=__version__,
-        headlines=[result for result in results if result.tuned_on != "test"],
+        headlines=_headlines(results),
         groups=_by_test_set(results),
         worst=max((result.percent for result in results), default=0.0),
         fixed=any(result.tuned_on == "fixed" for result in results),
@@ -123,6 +127,18 @@ def format_duration(seconds: float) -> str:
     if whole < 3600:
         return f"{whole // 60} min {whole % 60:02d} s"
     return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
+
+
+def _headlines(results: Sequence[Result]) -> list[Result]:
+    """The results that come first: of test sets, or of the dev set where nothing else is scored."""
+    of_tests = [result for result in results if result.tuned_on in ("dev", "fixed")]
+    return of_tests or [result for result in results if result.tuned_on == "itself"]
+
+
+def _size(network: str, results: Sequence[Result]) -> list[Figure]:
+    """The number of a network's parameters, where its results tell."""
+    known = [r.parameters for r in results if r.system == network and r.parameters is not None]
+    return [Figure("Parameters", f"{number:,}") for number in known[:1]]
 
 
 def _by_test_set(results: Sequence[Result]) -> list[tuple[str, str, list[Result]]]:

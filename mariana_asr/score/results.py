@@ -3,7 +3,7 @@
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Any, Literal, cast, get_args
 
 from mariana_asr.errors import FormatError
 from mariana_asr.files import read_json, write_json, write_text
@@ -12,10 +12,12 @@ from mariana_asr.score.error_counts import ErrorCounts, Unit
 Metric = Literal["wer", "cer"]
 """``wer``: word error rate; ``cer``: character error rate."""
 
-TunedOn = Literal["dev", "test", "fixed"]
-"""Where the language-model weight and the word insertion penalty come from: chosen on the dev
-set; chosen on the test set itself, only to compare with figures of Kaldi's recipes; or fixed
-beforehand, where there is no dev set."""
+TunedOn = Literal["dev", "test", "itself", "fixed"]
+"""Where the language-model weight and the word insertion penalty come from.
+
+``dev``: chosen on the dev set. ``test``: chosen on the test set itself, only to compare with
+figures of Kaldi's recipes. ``itself``: the row of the dev set, with the weights chosen there; it
+is for choosing between systems. ``fixed``: fixed beforehand, where there is no dev set."""
 
 UNITS: dict[Metric, Unit] = {"wer": "word", "cer": "char"}
 
@@ -26,11 +28,11 @@ _COUNTS = ("errors", "tokens", "ins", "del", "sub")
 
 @dataclass(frozen=True)
 class Result:
-    """An error rate of one system on one test set.
+    """An error rate of one system on one set.
 
     Attributes:
         system: Name of the system, such as ``mono`` or ``dnn``.
-        test_set: Name of the test set.
+        test_set: Name of the set.
         metric: Which error rate.
         percent: The error rate, in percent.
         errors: Number of errors.
@@ -42,6 +44,8 @@ class Result:
         tuned_on: Where the decoding weights come from.
         lm_weight: The language-model weight; not in JSON, None if unknown.
         penalty: The word insertion penalty; not in JSON, None if unknown.
+        parameters: Number of a network's parameters; None for a GMM.
+        frames_per_second: Frames that a network was trained on a second; None for a GMM.
     """
 
     system: str
@@ -57,6 +61,8 @@ class Result:
     tuned_on: TunedOn
     lm_weight: float | None = None
     penalty: float | None = None
+    parameters: int | None = None
+    frames_per_second: float | None = None
 
     @property
     def name(self) -> str:
@@ -73,7 +79,11 @@ class Result:
         return ErrorCounts(self.errors, self.tokens, self.ins, self.del_, self.sub)
 
     def to_json(self) -> dict[str, Any]:
-        """The result as ``results.json`` holds it."""
+        """The result as ``results.json`` holds it; what is not known of it is left out."""
+        network = {
+            "parameters": self.parameters,
+            "frames_per_second": self.frames_per_second,
+        }
         return {
             "system": self.system,
             "test_set": self.test_set,
@@ -86,6 +96,7 @@ class Result:
             "sub": self.sub,
             "rtf": self.rtf,
             "tuned_on": self.tuned_on,
+            **{key: value for key, value in network.items() if value is not None},
         }
 
 
@@ -124,7 +135,7 @@ def _parse_result(entry: Any, where: str) -> Result:
     try:
         counts = {key: int(entry[key]) for key in _COUNTS}
         metric, tuned_on = entry["metric"], entry["tuned_on"]
-        if metric not in UNITS or tuned_on not in ("dev", "test", "fixed"):
+        if metric not in UNITS or tuned_on not in get_args(TunedOn):
             raise ValueError(f"metric {metric!r}, tuned_on {tuned_on!r}")
         return Result(
             system=str(entry["system"]),
@@ -138,6 +149,10 @@ def _parse_result(entry: Any, where: str) -> Result:
             sub=counts["sub"],
             rtf=float(entry["rtf"]),
             tuned_on=cast(TunedOn, tuned_on),
+            parameters=int(entry["parameters"]) if "parameters" in entry else None,
+            frames_per_second=(
+                float(entry["frames_per_second"]) if "frames_per_second" in entry else None
+            ),
         )
     except KeyError as error:
         raise FormatError(f"no key {error}", where=where) from error

@@ -27,7 +27,7 @@ def training_figures(log: Sequence[Record]) -> list[Figure]:
     Args:
         log: Objects of ``log.jsonl``.
     """
-    epochs = [record for record in log if record.get("frames") and record.get("seconds")]
+    epochs = _epochs(log)
     if not epochs:
         return []
     seconds = sum(record["seconds"] for record in epochs)
@@ -52,6 +52,24 @@ def training_figures(log: Sequence[Record]) -> list[Figure]:
         skipped = sum(record.get("skipped_steps", 0) for record in epochs)
         figures.append(Figure("Steps skipped", f"{skipped:,}", "whose loss was not finite"))
     return figures
+
+
+def frames_per_second(log: Sequence[Record]) -> float | None:
+    """Frames trained a second by all workers, evaluation not counted; None if the log is silent.
+
+    Args:
+        log: Objects of ``log.jsonl``.
+    """
+    epochs = _epochs(log)
+    if not epochs:
+        return None
+    frames, seconds = (sum(record[key] for record in epochs) for key in ("frames", "seconds"))
+    return round(frames / seconds, 1)
+
+
+def _epochs(log: Sequence[Record]) -> list[Record]:
+    """Records of epochs that tell how much was trained, and in what time."""
+    return [record for record in log if record.get("frames") and record.get("seconds")]
 
 
 def _exchanged(epochs: Sequence[Record]) -> bool:

@@ -18,6 +18,9 @@ Setting = tuple[float, float]
 DecodedSet = tuple[Path, DataDir]
 """The folder of a decoding, and the data directory that was decoded, with its transcripts."""
 
+DEV_SET = "dev"
+"""Name of the dev set in results."""
+
 DEFAULT_SETTING: Setting = (10.0, 0.0)
 """Used where there is no dev set to choose on."""
 
@@ -73,13 +76,13 @@ def score_decodes(
     tests: Mapping[str, DecodedSet],
     metrics: Sequence[Metric] = ("wer",),
 ) -> list[Result]:
-    """Score a system's decodings of its test sets.
+    """Score a system's decodings of its dev and test sets.
 
     For each metric and test set there are two results: the headline, with the weight and penalty
     that do best on the dev set (``tuned_on`` is ``dev``), and the one with those that do best on
     the test set itself (``test``), which only serves to compare with figures of Kaldi's recipes.
     Without a dev set the headline has the setting nearest to LM weight 10 and penalty 0
-    (``tuned_on`` is ``fixed``).
+    (``tuned_on`` is ``fixed``). After them comes the dev set's own result (``itself``).
 
     Args:
         system: Name of the system.
@@ -95,9 +98,12 @@ def score_decodes(
     results = []
     for metric in metrics:
         chosen: Setting | None = None
+        dev_results = []
         if dev is not None:
             dev_counts = score_settings(*dev, UNITS[metric])
             chosen = choose_setting(dev_counts)
+            rtf = read_decode_record(dev[0]).rtf
+            dev_results = [_result(system, DEV_SET, metric, dev_counts, rtf, "itself", chosen)]
             logger.info(
                 "%s: LM weight %g and penalty %g do best on the dev set: %s %.2f%%",
                 system,
@@ -122,6 +128,7 @@ def score_decodes(
             ]
             for tuned_on, setting in rows:
                 results.append(_result(system, test_set, metric, counts, rtf, tuned_on, setting))
+        results += dev_results
     if dev is None:
         logger.warning(
             "%s: there is no dev set, so the decoding weights are fixed, not tuned", system

@@ -90,7 +90,7 @@ def test_no_gmm_is_trained_and_the_network_recognises_speech(finished: Path) -> 
     assert sorted(path.parent.name for path in experiment.glob("*/stage.json")) == sorted(STAGES)
     results = json.loads((experiment / "results.json").read_text())
     rates = {(r["system"], r["tuned_on"]): r["percent"] for r in results}
-    assert rates.keys() == {("dnn", "dev"), ("dnn", "test")}
+    assert rates.keys() == {("dnn", "dev"), ("dnn", "test"), ("dnn", "itself")}
     # Of five minutes of speech, in three epochs.
     assert max(rates.values()) < 60.0
 

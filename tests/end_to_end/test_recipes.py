@@ -20,7 +20,11 @@ def train(recipe: Path, exp: Path) -> Rates:
     subprocess.run(command, check=True)
     (experiment,) = exp.iterdir()
     results = json.loads((experiment / "results.json").read_text())
-    return {(r["system"], r["tuned_on"]): r["percent"] for r in results if r["metric"] == "wer"}
+    return {
+        (r["system"], r["tuned_on"]): r["percent"]
+        for r in results
+        if (r["metric"], r["test_set"]) == ("wer", "test")
+    }
 
 
 @pytest.fixture(scope="module")

@@ -112,3 +112,12 @@ def test_the_recipes_of_this_project_are_right() -> None:
     assert len(paths) >= 4
     for path in paths:
         load_recipe(path)
+
+
+def test_the_decoded_sets_are_the_recipes_choice_and_dev_is_one_of_them(tmp_path: Path) -> None:
+    path = tmp_path / "recipe.yaml"
+    path.write_text("corpus: {preparer: an4}\n")
+    assert load_recipe(path).decode.sets is None
+    assert load_recipe(path, ["decode.sets=[dev]"]).decode.sets == ("dev",)
+    with pytest.raises(RecipeError, match=r"decode\.sets: .*must have dev among them"):
+        load_recipe(path, ["decode.sets=[test]"])

@@ -87,6 +87,18 @@ def page(tmp_path_factory) -> Page:
     return Page(path.read_text(encoding="utf-8"))
 
 
+def test_where_only_dev_was_decoded_its_rates_come_first(tmp_path: Path):
+    row = Result("dnn", "dev", "wer", 9.5, 19, 200, 9, 5, 5, 0.01, "itself", 10.0, 0.5, 12345, 99.5)
+    text = Page(write_report(tmp_path, "x", [row]).read_text(encoding="utf-8")).text
+    assert "dnn · dev 9.50 %" in text
+    path = write_report(tmp_path, "x", [*RESULTS, row], network_logs={"dnn": NETWORK_LOG})
+    text = Page(path.read_text(encoding="utf-8")).text
+    assert "mono · eval 13.07 %" in text
+    assert "dnn · dev" not in text
+    assert "dev set · to choose by" in text
+    assert "Parameters 12,345" in text
+
+
 def test_the_page_needs_no_script_no_network_and_no_other_file(page: Page):
     assert not {"script", "img", "iframe", "object"} & {tag for tag, _ in page.tags}
     for _, attributes in page.tags:

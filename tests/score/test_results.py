@@ -1,6 +1,7 @@
 """Result files."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -42,6 +43,17 @@ def test_results_json_has_exactly_the_agreed_keys(tmp_path: Path):
     )
 
 
+def test_a_networks_size_and_speed_come_with_its_results(tmp_path: Path):
+    network = replace(RESULT, tuned_on="itself", parameters=1234, frames_per_second=9876.5)
+    write_results(tmp_path, [RESULT, network])
+    gmm, of_network = json.loads((tmp_path / "results.json").read_text())
+    added = {"parameters": 1234, "frames_per_second": 9876.5}
+    assert of_network == gmm | {"tuned_on": "itself"} | added
+    assert (tmp_path / "RESULTS").read_text().endswith("(tuned on itself)\n")
+    read = read_results(tmp_path)
+    assert [(r.parameters, r.frames_per_second) for r in read] == [(None, None), (1234, 9876.5)]
+
+
 def test_results_are_read_back(tmp_path: Path):
     write_results(tmp_path, [RESULT, RESULT])
     (first, _) = read_results(tmp_path)
@@ -54,6 +66,7 @@ def test_results_are_read_back(tmp_path: Path):
     [
         ({"errors": "many"}, "result 1: not a result"),
         ({"tuned_on": "train"}, "tuned_on 'train'"),
+        ({"parameters": "many"}, "not a result"),
         ({"metric": "ser"}, "metric 'ser'"),
         ({"del": None}, "not a result"),
     ],

@@ -2,7 +2,7 @@
 
 import pytest
 
-from mariana_asr.score.training_figures import format_bytes, training_figures
+from mariana_asr.score.training_figures import format_bytes, frames_per_second, training_figures
 
 ALONE = {
     "workers": 1,
@@ -33,6 +33,12 @@ TOGETHER = ALONE | {
 
 def table(log) -> dict[str, str]:
     return {figure.name: figure.value for figure in training_figures(log)}
+
+
+def test_speed_is_that_of_all_epochs_weighted_by_their_time():
+    assert frames_per_second([{"epoch": 0}, ALONE, TOGETHER]) == 1000.0
+    assert frames_per_second([ALONE, ALONE | {"frames": 4000}]) == 2500.0
+    assert frames_per_second([{"epoch": 0, "held_out_loss": 5.0}]) is None
 
 
 def test_one_worker_has_no_exchange():

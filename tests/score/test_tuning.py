@@ -31,12 +31,20 @@ def decoded(folder: Path, hypotheses: dict[tuple[float, float], str], rtf=0.25):
 def test_the_headline_uses_the_devs_choice_and_the_comparison_the_tests(tmp_path: Path):
     dev = decoded(tmp_path / "dev", {(8, 0): "一二", (9, 0): REFERENCE, (10, 0): "一二 三四"})
     test = decoded(tmp_path / "test", {(8, 0): REFERENCE, (9, 0): "一二 三四", (10, 0): ""})
-    dev_row, test_row = score_decodes("mono", dev, {"eval": test})
+    dev_row, test_row, own_row = score_decodes("mono", dev, {"eval": test})
     assert (dev_row.tuned_on, dev_row.lm_weight, dev_row.errors) == ("dev", 9, 1)
     assert (test_row.tuned_on, test_row.lm_weight, test_row.errors) == ("test", 8, 0)
     assert dev_row.percent == 33.33
     assert (dev_row.system, dev_row.test_set, dev_row.rtf) == ("mono", "eval", 0.25)
     assert (dev_row.tokens, dev_row.del_, dev_row.ins, dev_row.sub) == (3, 1, 0, 0)
+    assert (own_row.test_set, own_row.tuned_on) == ("dev", "itself")
+    assert (own_row.lm_weight, own_row.errors, own_row.rtf) == (9, 0, 0.25)
+
+
+def test_without_test_sets_the_dev_set_alone_is_scored(tmp_path: Path):
+    dev = decoded(tmp_path / "dev", {(8, 0): "一二", (9, 0): "一二 三四"}, rtf=0.5)
+    (row,) = score_decodes("mono", dev, {})
+    assert (row.test_set, row.tuned_on, row.percent, row.rtf) == ("dev", "itself", 33.33, 0.5)
 
 
 def test_each_metric_is_tuned_by_its_own_errors(tmp_path: Path):
@@ -47,11 +55,13 @@ def test_each_metric_is_tuned_by_its_own_errors(tmp_path: Path):
     assert [(r.metric, r.tuned_on, r.tokens) for r in results] == [
         ("wer", "dev", 3),
         ("wer", "test", 3),
+        ("wer", "itself", 3),
         ("cer", "dev", 5),
         ("cer", "test", 5),
+        ("cer", "itself", 5),
     ]
     assert (results[0].lm_weight, results[0].errors) == (9, 1)
-    assert results[2].errors == 2
+    assert results[3].errors == 2
 
 
 def test_every_test_set_gets_its_rows(tmp_path: Path):
@@ -63,6 +73,7 @@ def test_every_test_set_gets_its_rows(tmp_path: Path):
         ("one", 0.0),
         ("other", 100.0),
         ("other", 100.0),
+        ("dev", 0.0),
     ]
 
 
