@@ -190,6 +190,7 @@ def split_in_chunks(data: DataDir, utterances: Sequence[str]) -> Iterator[DataDi
             feats={utterance: (data.feats or {})[utterance] for utterance in chunk},
             cmvn={s: data.cmvn[s] for s in speakers if s in data.cmvn} if data.cmvn else None,
             spk2gender={},
+            speeds={},
         )
 
 

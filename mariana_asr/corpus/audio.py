@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from mariana_asr.corpus.audio_container import check_container, check_opened, cut_short
 from mariana_asr.corpus.datadir import DataDir, Segment
+from mariana_asr.corpus.speed import AS_RECORDED, change_speed
 from mariana_asr.errors import DataError
 
 logger = logging.getLogger(__name__)
@@ -83,7 +84,7 @@ def open_audio_info(location: str | Path, *, allow_pipes: bool = False) -> tuple
 def read_utterance(
     data: DataDir, utterance: str, *, allow_pipes: bool = False
 ) -> tuple[Samples, int]:
-    """Read the samples of one utterance: a recording, or its segment of one.
+    """Read the samples of one utterance: a recording, or its segment of one, at its speed.
 
     To read many segments, use ``iterate_audio``, which reads each recording once.
 
@@ -98,7 +99,7 @@ def read_utterance(
     if data.segments is not None:
         where = f"{data.path / 'segments'}: {utterance}"
         samples = cut_segment(samples, rate, data.segments[utterance], where=where)
-    return samples, rate
+    return change_speed(samples, data.speeds.get(utterance, AS_RECORDED)), rate
 
 
 def iterate_audio(
@@ -108,7 +109,7 @@ def iterate_audio(
     allow_pipes: bool = False,
     on_error: Callable[[str, DataError], None] | None = None,
 ) -> Iterator[tuple[str, Samples, int]]:
-    """Read utterances, each recording once for all of its segments.
+    """Read utterances at their speeds, each recording once for all of its segments.
 
     Args:
         data: The data directory.
@@ -143,16 +144,15 @@ def iterate_audio(
                 failed(utterance, error)
             continue
         for utterance in members:
-            if data.segments is None:
-                yield utterance, whole, rate
-                continue
-            where = f"{data.path / 'segments'}: {utterance}"
-            try:
-                samples = cut_segment(whole, rate, data.segments[utterance], where=where)
-            except DataError as error:
-                failed(utterance, error)
-                continue
-            yield utterance, samples, rate
+            samples = whole
+            if data.segments is not None:
+                where = f"{data.path / 'segments'}: {utterance}"
+                try:
+                    samples = cut_segment(whole, rate, data.segments[utterance], where=where)
+                except DataError as error:
+                    failed(utterance, error)
+                    continue
+            yield utterance, change_speed(samples, data.speeds.get(utterance, AS_RECORDED)), rate
 
 
 def recording_of(data: DataDir, utterance: str) -> str:

@@ -14,6 +14,9 @@ FEATURES_FILE = "features.json"
 FIX_REMEDY = "mariana-asr validate DATA_DIR --fix repairs what can be repaired"
 """The remedy for what ``fix_data_dir`` takes care of."""
 
+SPEED_FORM = "a factor of speed from 0.5 to 2 in hundredths"
+"""What ``utt2speed`` holds for an utterance, in the words of an error."""
+
 _LINE_END = b"\n"
 
 
@@ -39,6 +42,8 @@ class DataDir:
         feats: Utterance to the place of its features (``feats.scp``); None before extraction.
         cmvn: Speaker to the place of its CMVN statistics (``cmvn.scp``).
         spk2gender: Speaker to ``m`` or ``f``, where known.
+        speeds: Utterance to the factor that it is sped up by as it is read (``utt2speed``, which
+            is not Kaldi's); 1 for those that it leaves out.
     """
 
     path: Path
@@ -49,6 +54,7 @@ class DataDir:
     feats: dict[str, str] | None = None
     cmvn: dict[str, str] | None = None
     spk2gender: dict[str, str] = field(default_factory=dict)
+    speeds: dict[str, float] = field(default_factory=dict)
 
     @property
     def utterances(self) -> list[str]:
@@ -82,6 +88,7 @@ class DataDir:
             feats=self.feats and {u: f for u, f in self.feats.items() if u in kept},
             cmvn=self.cmvn and {s: c for s, c in self.cmvn.items() if s in speakers},
             spk2gender={s: g for s, g in self.spk2gender.items() if s in speakers},
+            speeds={u: speed for u, speed in self.speeds.items() if u in kept},
         )
 
     def write(self) -> None:
@@ -90,12 +97,13 @@ class DataDir:
             "text": self.text,
             "wav.scp": self.wav,
             "segments": {
-                u: f"{s.recording} {_seconds(s.start)} {_seconds(s.end)}"
+                u: f"{s.recording} {_plain_number(s.start)} {_plain_number(s.end)}"
                 for u, s in (self.segments or {}).items()
             },
             "feats.scp": self.feats or {},
             "cmvn.scp": self.cmvn or {},
             "spk2gender": self.spk2gender,
+            "utt2speed": {u: _plain_number(speed) for u, speed in self.speeds.items()},
             "spk2utt": {s: " ".join(us) for s, us in self.spk2utt.items()},
             "utt2spk": self.utt2spk,
         }
@@ -152,6 +160,10 @@ def read_data_dir(path: str | Path) -> DataDir:
         feats=locations("feats.scp"),
         cmvn=locations("cmvn.scp"),
         spk2gender=optional("spk2gender") or {},
+        speeds={
+            u: _speed(path / "utt2speed", number, u, value)
+            for number, (u, value) in enumerate((optional("utt2speed") or {}).items(), 1)
+        },
     )
 
 
@@ -214,6 +226,34 @@ def _segment(path: Path, number: int, utterance: str, line: str) -> Segment:
     return segment
 
 
+def parse_speed(value: str) -> float | None:
+    """Parse a factor of speed; None if it is not right (see ``is_speed``)."""
+    try:
+        speed = float(value)
+    except ValueError:
+        return None
+    return speed if is_speed(speed) else None
+
+
+def is_speed(speed: float) -> bool:
+    """Whether a recording can be read at this speed: hundredths from 0.5 to 2.
+
+    In hundredths the ratio of two sample rates is one of small numbers, so resampling is cheap.
+    """
+    return 0.5 <= speed <= 2.0 and abs(speed * 100 - round(speed * 100)) < 1e-6
+
+
+def _speed(path: Path, number: int, utterance: str, value: str) -> float:
+    speed = parse_speed(value)
+    if speed is None:
+        raise DataError(
+            f"expected an utterance and {SPEED_FORM}, found '{utterance} {value}'",
+            where=f"{path}:{number}",
+            remedy="Correct the line",
+        )
+    return speed
+
+
 def _require_values(path: Path, table: dict[str, str], is_right: Callable[[str], bool]) -> None:
     for number, (key, value) in enumerate(table.items(), 1):
         if not is_right(value):
@@ -224,6 +264,6 @@ def _require_values(path: Path, table: dict[str, str], is_right: Callable[[str],
             )
 
 
-def _seconds(time: float) -> str:
-    """Write a time so that it reads back as the same number."""
-    return repr(float(time)).removesuffix(".0")
+def _plain_number(number: float) -> str:
+    """Write a number so that it reads back as the same one."""
+    return repr(float(number)).removesuffix(".0")

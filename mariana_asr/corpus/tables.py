@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
 
-from mariana_asr.corpus.datadir import parse_segment
+from mariana_asr.corpus.datadir import SPEED_FORM, parse_segment, parse_speed
 
 
 class Key(StrEnum):
@@ -256,6 +256,10 @@ def _segment(value: str) -> str | None:
     return None
 
 
+def _speed(value: str) -> str | None:
+    return None if parse_speed(value) else f"expected {SPEED_FORM}, found {value!r}"
+
+
 def _gender(value: str) -> str | None:
     return None if value in ("m", "f") else f"expected m or f, found {value!r}"
 
@@ -295,6 +299,7 @@ FORMATS: dict[str, TableFormat] = {
         TableFormat("reco2dur", _R, _DERIVED, _seconds),
         TableFormat("spk2gender", _S, _INFORMATION, _gender),
         TableFormat("spk2warp", _S, _INFORMATION, _warp),
+        TableFormat("utt2speed", _U, _INFORMATION, _speed),
         TableFormat("utt2warp", _U, _INFORMATION, _warp),
         TableFormat("utt2lang", _U, _INFORMATION, _one_field("language")),
         TableFormat("utt2uniq", _U, _INFORMATION, _one_field("utterance")),

@@ -153,6 +153,30 @@ def test_ctm_of_data_with_segments_has_the_recordings_times_too(kaldi, tmp_path)
         write(kaldi, tmp_path / "named", data=data)
 
 
+def test_times_in_the_recording_of_a_copy_at_another_speed(kaldi, tmp_path):
+    segments = {utterance: Segment("tape", 50.0, -1.0) for utterance in kaldi.alignments}
+    data = dataclasses.replace(kaldi.data, segments=segments, path=tmp_path / "data")
+    sped_up = dataclasses.replace(data, speeds=dict.fromkeys(segments, 1.1))
+    write(kaldi, tmp_path / "plain", data=data)
+    write(kaldi, tmp_path / "fast", data=sped_up)
+    for name in ("words.ctm", "phones.ctm"):
+        own = (tmp_path / "fast" / name).read_text()
+        assert own == (tmp_path / "plain" / name).read_text()
+    # A second of the copy is 1.1 seconds of the recording.
+    own, recorded = (read_ctm(tmp_path / f"fast/phones{kind}.ctm") for kind in ("", ".recordings"))
+    expected = [
+        (pytest.approx(50 + 1.1 * start, abs=0.0051), pytest.approx(1.1 * duration, abs=0.0051), p)
+        for utterance in kaldi.alignments
+        for start, duration, p in own[f"{utterance} 1"]
+    ]
+    assert recorded["tape 1"] == expected
+    lines = [
+        json.loads((tmp_path / kind / "alignment.jsonl").read_text().splitlines()[0])
+        for kind in ("fast", "plain")
+    ]
+    assert lines[0] == lines[1] | {"speed": 1.1}
+
+
 def test_textgrids_are_read_back(kaldi, tmp_path):
     write(kaldi, tmp_path, ["ctm", "textgrid"])
     words, phones = (read_ctm(tmp_path / f"{kind}.ctm") for kind in ("words", "phones"))

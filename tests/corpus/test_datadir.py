@@ -174,9 +174,9 @@ def test_a_subset_keeps_the_recordings_and_speakers_that_it_needs(tmp_path: Path
     st.floats(0, 1e7) | st.just(-1.0),
 )
 def test_segments_survive_writing(recording: str, start: float, end: float) -> None:
-    from mariana_asr.corpus.datadir import _seconds
+    from mariana_asr.corpus.datadir import _plain_number
 
-    value = f"{recording} {_seconds(start)} {_seconds(end)}"
+    value = f"{recording} {_plain_number(start)} {_plain_number(end)}"
     assert parse_segment(value) == Segment(recording, start, end)
 
 

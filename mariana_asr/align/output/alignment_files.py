@@ -16,6 +16,7 @@ from mariana_asr.align.output.aligned_utterance import AlignedUtterance, Utteran
 from mariana_asr.align.output.segments import PhoneSegment, WordSegment
 from mariana_asr.align.output.textgrid import Interval, textgrid_text
 from mariana_asr.corpus.datadir import DataDir, Segment, read_table
+from mariana_asr.corpus.speed import AS_RECORDED
 from mariana_asr.errors import DataError, RecipeError
 from mariana_asr.files import atomic_directory, atomic_file
 from mariana_asr.lang.langdir import Lang
@@ -148,6 +149,7 @@ class _Times:
             for number, name in self.phones.items()
         }
         self.segments = data.segments
+        self._speeds = data.speeds
         table = data.path / "reco2file_and_channel"
         self.channels: dict[str, str] = {}
         if data.segments is not None and table.exists():
@@ -166,6 +168,10 @@ class _Times:
     def segment(self, utterance: str) -> Segment | None:
         """The part of a recording that an utterance is, for data with segments."""
         return None if self.segments is None else self.segments[utterance]
+
+    def speed(self, utterance: str) -> float:
+        """Seconds of the recording in a second of the utterance."""
+        return self._speeds.get(utterance, AS_RECORDED)
 
     def file_and_channel(self, recording: str) -> str:
         """What a CTM calls a recording, by ``reco2file_and_channel`` where there is one."""
@@ -207,12 +213,18 @@ class _CtmSink:
         segment = self._times.segment(aligned.utterance)
         if segment is not None:
             prefix = self._times.file_and_channel(segment.recording)
-            self._write(self._files[2:], prefix, segment.start, words, phones)
+            speed = self._times.speed(aligned.utterance)
+            self._write(self._files[2:], prefix, segment.start, words, phones, speed=speed)
 
     def _write(
-        self, files: list[TextIO], prefix: str, offset: float, *tiers: list[tuple[int, int, str]]
+        self,
+        files: list[TextIO],
+        prefix: str,
+        offset: float,
+        *tiers: list[tuple[int, int, str]],
+        speed: float = AS_RECORDED,
     ) -> None:
-        shift, places = self._times.frame_shift, self._places
+        shift, places = speed * self._times.frame_shift, self._places
         for file, tier in zip(files, tiers, strict=True):
             file.writelines(
                 f"{prefix} {offset + shift * start:.{places}f} {shift * frames:.{places}f} {name}\n"
@@ -267,6 +279,9 @@ class _JsonSink:
         if segment is not None:
             tree["recording"] = segment.recording
             tree["recording_start"] = segment.start
+        speed = self._times.speed(aligned.utterance)
+        if speed != AS_RECORDED:
+            tree["speed"] = speed
         tree |= {
             "frames": aligned.frames,
             "score": round(aligned.score, 4),

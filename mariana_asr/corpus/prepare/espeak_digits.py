@@ -14,12 +14,11 @@ from numpy.typing import NDArray
 from pydantic import Field, model_validator
 
 from mariana_asr.corpus.datadir import DataDir
+from mariana_asr.corpus.noise import NoiseColour, noise
 from mariana_asr.corpus.prepare.digits import DIGITS, write_digit_dictionary
 from mariana_asr.corpus.prepare.espeak import Utterance, VoiceScript, check_voices, speak
 from mariana_asr.files import atomic_directory
 from mariana_asr.options import Options
-
-NoiseColour = Literal["white", "pink"]
 
 _COMMA_PROBABILITY = 0.2
 _EDGE_SECONDS = (0.1, 0.3)
@@ -229,25 +228,3 @@ def _add_room(
         mixed *= min(1.0, _PEAK / np.abs(mixed).max())
         noisy.append(np.rint(mixed).astype(np.int16))
     return noisy
-
-
-def noise(
-    colour: NoiseColour, length: int, rate: int, generator: np.random.Generator
-) -> NDArray[np.float64]:
-    """Make Gaussian noise with a root mean square of 1.
-
-    Args:
-        colour: ``white``: equal power at all frequencies; ``pink``: power falling as 1/f above
-            50 Hz, as in rooms and streets.
-        length: Number of samples.
-        rate: Sample rate in Hz.
-        generator: Source of randomness.
-
-    Returns:
-        Samples of shape (length,).
-    """
-    white = generator.standard_normal(length)
-    if colour == "pink":
-        frequencies = np.maximum(np.fft.rfftfreq(length, 1 / rate), 50.0)
-        white = np.fft.irfft(np.fft.rfft(white) / np.sqrt(frequencies), length)
-    return white / np.sqrt(np.square(white).mean())

@@ -6,10 +6,10 @@ import pytest
 import soundfile
 
 from mariana_asr.corpus.datadir import read_data_dir
+from mariana_asr.corpus.noise import noise
 from mariana_asr.corpus.prepare import EspeakDigitsOptions, prepare_corpus
 from mariana_asr.corpus.prepare.digits import DIGITS
 from mariana_asr.corpus.prepare.espeak import Utterance, VoiceScript, check_voices, speak
-from mariana_asr.corpus.prepare.espeak_digits import noise
 from mariana_asr.corpus.validate import validate_data_dir
 from mariana_asr.errors import DataError, RecipeError
 from mariana_asr.options import validated
