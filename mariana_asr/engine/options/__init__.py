@@ -11,6 +11,7 @@ from mariana_asr.engine.options.exchanges import (
     PowerSgdOptions,
     ShardedOptions,
 )
+from mariana_asr.engine.options.losses import LossOptions, SpecAugmentOptions
 from mariana_asr.engine.options.optimisers import (
     AdagradOptions,
     AdamOptions,
@@ -43,6 +44,7 @@ __all__ = [
     "HalfOptions",
     "HierarchicalOptions",
     "LocalSgdOptions",
+    "LossOptions",
     "NewbobOptions",
     "OptimiserOptions",
     "PowerSgdOptions",
@@ -51,5 +53,6 @@ __all__ = [
     "ScheduleOptions",
     "SgdOptions",
     "ShardedOptions",
+    "SpecAugmentOptions",
     "TrainOptions",
 ]

@@ -2,6 +2,7 @@
 
 from pydantic import Field
 
+from mariana_asr.engine.options.losses import LossOptions, SpecAugmentOptions
 from mariana_asr.engine.options.optimisers import (
     DEFAULT_LEARNING_RATES,
     OptimiserOptions,
@@ -22,6 +23,10 @@ class TrainOptions(Options):
     minibatch's mean gradient, and their rates are per step.
     """
 
+    loss: LossOptions = LossOptions()
+    """What is minimised."""
+    spec_augment: SpecAugmentOptions | None = None
+    """Masks on the input; `{}` takes the defaults, and none are the default."""
     learning_rate: float | None = Field(default=None, gt=0.0)
     """Learning rate at the start: by default 0.004 a frame for SGD (Kaldi's, for sigmoid networks,
     is 0.008), and a step 0.01 for AdaGrad, 0.001 for Adam and AdamW."""

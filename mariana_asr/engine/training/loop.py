@@ -28,6 +28,7 @@ from mariana_asr.engine.training.summary import TrainSummary, summary_of, write_
 from mariana_asr.engine.training.tensorboard import Scalars
 from mariana_asr.engine.training.totals import Totals, sum_over_workers
 from mariana_asr.errors import StageError, summarise
+from mariana_asr.nnet.spec_augment import SpecAugment
 
 logger = logging.getLogger(__name__)
 
@@ -50,6 +51,8 @@ class Training:
         out_dir: Path,
         workers: Workers,
         stop: StopSignal,
+        *,
+        groups: Tensor | None = None,
     ) -> None:
         self.network, self.workers, self.stop = network, workers, stop
         self.train, self.held_out = train, held_out
@@ -59,7 +62,9 @@ class Training:
             "right_context": network.right_context,
             "chunk_frames": network.chunk_frames,
         }
-        self.objective = FrameClassification(network)
+        self.objective = FrameClassification(
+            network, options.loss, groups=groups, spec_augment=_spec_augment(options, train)
+        ).to(workers.device)
         self.stepper = Stepper(
             self.objective,
             workers,
@@ -77,7 +82,9 @@ class Training:
             **self.context,
         )
         self.checkpoints = CheckpointFolder(out_dir / CHECKPOINT_FOLDER, options.keep_checkpoints)
-        self.identity = identity_of(network, train, held_out, options, engine, minibatch_size)
+        self.identity = identity_of(
+            network, train, held_out, options, engine, minibatch_size, groups
+        )
         self.schedule = make_schedule(options.schedule, options.initial_learning_rate, math.inf)
         self.scalars = Scalars(out_dir, wanted=engine.tensorboard and workers.is_first)
         self.best: dict[str, Tensor] = {}
@@ -318,6 +325,15 @@ class Training:
         # Written whole from what the checkpoint holds: a resumed run repeats and loses no line.
         if self.workers.is_first:
             write_log(self.history, self.out_dir)
+
+
+def _spec_augment(options: TrainOptions, train: FrameStore) -> SpecAugment | None:
+    """What masks the input, if the options ask for it."""
+    if options.spec_augment is None:
+        return None
+    masks = options.spec_augment.model_dump(exclude={"bands"})
+    mean = torch.from_numpy(train.mean).float()
+    return SpecAugment(mean, bands=options.spec_augment.bands or train.dim, **masks)
 
 
 def minibatch_of(options: TrainOptions, engine: EngineOptions, workers: int) -> tuple[int, float]:

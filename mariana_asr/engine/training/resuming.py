@@ -33,6 +33,7 @@ def identity_of(
     options: TrainOptions,
     engine: EngineOptions,
     minibatch_size: int,
+    groups: torch.Tensor | None,
 ) -> dict[str, Any]:
     """What must be equal in a run and the one that resumes it."""
     return {
@@ -44,6 +45,7 @@ def identity_of(
         "training frames": train.fingerprint,
         "held-out frames": held_out.fingerprint,
         "network": {name: list(t.shape) for name, t in network.state_dict().items()},
+        "groups of classes": None if groups is None else groups.tolist(),
     }
 
 

@@ -4,12 +4,15 @@ import io
 import os
 import signal
 import sys
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
-from torch import nn
+from numpy.typing import NDArray
+from torch import Tensor, nn
 from torch.distributed import Store
 
 from mariana_asr.engine.frames.frame_store import FrameStore
@@ -28,10 +31,11 @@ from mariana_asr.engine.options import EngineOptions, TrainOptions
 from mariana_asr.engine.pretraining import pretrain
 from mariana_asr.engine.training.checkpoint import CheckpointFolder, read_shared
 from mariana_asr.engine.training.loop import CHECKPOINT_FOLDER, Training
+from mariana_asr.engine.training.objective import GroupTask
 from mariana_asr.engine.training.stopping import StopSignal
 from mariana_asr.engine.training.summary import TrainSummary, summary_of
 from mariana_asr.engine.training.tensorboard import check_tensorboard
-from mariana_asr.errors import DataError, StageError
+from mariana_asr.errors import DataError, RecipeError, StageError
 from mariana_asr.files import atomic_file
 from mariana_asr.logs import LogTargets
 
@@ -50,6 +54,8 @@ class Job:
     options: TrainOptions
     engine: EngineOptions
     out_dir: Path
+    groups: Tensor | None = None
+    """Of each class, where the loss needs groups."""
     logs: LogTargets = field(default_factory=LogTargets.of_this_process)
     """Where the first worker logs to."""
 
@@ -90,8 +96,10 @@ def train_network(
     options: TrainOptions,
     out_dir: str | Path,
     engine: EngineOptions | None = None,
+    *,
+    groups: NDArray[np.integer] | None = None,
 ) -> TrainSummary:
-    """Train a network on frames with cross-entropy, and leave its best weights in it.
+    """Train a network to classify frames, and leave its best weights in it.
 
     Loss and frame accuracy on the held-out set are measured before the first epoch and after
     each; the schedule keeps or rejects the epoch and sets the learning rate. ``out_dir`` gets
@@ -111,6 +119,7 @@ def train_network(
         options: Rates, sizes, schedule.
         out_dir: Folder for log and checkpoints.
         engine: Workers, devices, exchange.
+        groups: (num_outputs,) number of each class's group, from 0, for a loss that needs them.
 
     Raises:
         DataError: A store does not fit the network.
@@ -128,6 +137,17 @@ def train_network(
     if engine.tensorboard:
         check_tensorboard()
     job = Job(network, train.directory, held_out.directory, options, engine, Path(out_dir))
+    if not options.loss.needs_groups:
+        return _train(job)
+    if groups is None:
+        raise RecipeError("groups of classes are not known", where="train.loss")
+    job.groups = torch.from_numpy(np.array(groups, dtype=np.int64))
+    with GroupTask(network, int(groups.max()) + 1) if options.loss.group_task else nullcontext():
+        return _train(job)
+
+
+def _train(job: Job) -> TrainSummary:
+    engine = job.engine
     team = current_team()
     size = num_local_workers(engine)
     if team is None and size == 1:
@@ -166,7 +186,15 @@ def run_job(job: Job, workers: Workers, *signals: signal.Signals) -> TrainSummar
             folder = job.out_dir / PRETRAINING_FOLDER
             pretrain(network, train, job.options, job.engine, folder, workers, stop)
         training = Training(
-            network, train, held_out, job.options, job.engine, job.out_dir, workers, stop
+            network,
+            train,
+            held_out,
+            job.options,
+            job.engine,
+            job.out_dir,
+            workers,
+            stop,
+            groups=job.groups,
         )
         try:
             return training.run()
