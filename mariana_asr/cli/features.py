@@ -20,6 +20,12 @@ from mariana_asr.options import assignment_tree
 @click.command("features")
 @click.argument("data", type=existing_dir)
 @click.argument("out", type=new_path)
+@click.option(
+    "--beside",
+    type=existing_dir,
+    help="A data directory whose features come first in each frame, with the new ones after them: "
+    "for a network that takes adapted features and others.",
+)
 @click.option("--compress", is_flag=True, help="Store 8 bits a value, as Kaldi's recipes do.")
 @jobs_option
 @allow_pipes_option
@@ -27,6 +33,7 @@ from mariana_asr.options import assignment_tree
 def command(
     data: Path,
     out: Path,
+    beside: Path | None,
     compress: bool,
     jobs: int,
     allow_pipes: bool,
@@ -37,6 +44,7 @@ def command(
         read_data_dir(data),
         out,
         feature_options(assignment_tree(assignments)),
+        beside=None if beside is None else read_data_dir(beside),
         compress=compress,
         jobs=jobs,
         allow_pipes=allow_pipes,

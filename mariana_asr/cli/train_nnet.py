@@ -36,13 +36,13 @@ def command(
     frames = out / "frames"
 
     def lead() -> None:
-        transform, packing = options.model.transform, PackOptions(storage=options.engine.storage)
+        packing = PackOptions(storage=options.engine.storage)
         for name, directory, alignments in (
             ("train", data, ali),
             ("dev", held_out_data, held_out_ali),
         ):
             pack_aligned_frames(
-                read_data_dir(directory), alignments, transform, frames / name, packing
+                read_data_dir(directory), alignments, options.model, frames / name, packing
             )
         train_acoustic_model(
             frames / "train",

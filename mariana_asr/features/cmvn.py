@@ -25,6 +25,13 @@ def accumulate_cmvn_stats(feats: NDArray[np.float32]) -> NDArray[np.float64]:
     return stats
 
 
+def stats_of_columns(
+    stats: NDArray[np.float64] | None, columns: slice
+) -> NDArray[np.float64] | None:
+    """The statistics of some of the features' columns, of statistics of all; None stays None."""
+    return None if stats is None else np.hstack([stats[:, :-1][:, columns], stats[:, -1:]])
+
+
 def apply_cmvn(
     feats: NDArray[np.float32],
     stats: NDArray[np.float64],

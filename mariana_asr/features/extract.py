@@ -18,9 +18,14 @@ from mariana_asr.errors import DataError, FormatError
 from mariana_asr.features.cmvn import accumulate_cmvn_stats
 from mariana_asr.features.compute import compute_features
 from mariana_asr.features.fbank import FbankOptions
-from mariana_asr.features.front_end import compare_settings, read_feature_settings
 from mariana_asr.features.mfcc import MfccOptions
 from mariana_asr.features.reading import read_raw_features
+from mariana_asr.features.settings import (
+    Settings,
+    compare_settings,
+    joined_settings,
+    read_feature_settings,
+)
 from mariana_asr.files import write_json, write_text
 from mariana_asr.parallel import parallel_map
 from mariana_asr.skipped import Skipped
@@ -81,6 +86,7 @@ def extract_features(
     out_dir: str | Path,
     options: MfccOptions | FbankOptions,
     *,
+    beside: DataDir | None = None,
     compress: bool = False,
     jobs: int = 1,
     allow_pipes: bool = False,
@@ -101,6 +107,9 @@ def extract_features(
         data: The data directory with the audio.
         out_dir: The data directory to write; another one than ``data``'s.
         options: Kind of features and their options.
+        beside: A data directory whose features come first in each frame, with these after them
+            (Kaldi: paste-feats). Utterances without features there, or with another number of
+            frames, are skipped and listed.
         compress: Store 8 bits a value, as Kaldi's recipes do.
         jobs: Number of processes.
         allow_pipes: Run the commands in ``wav.scp`` that end in ``|``.
@@ -110,7 +119,10 @@ def extract_features(
         FormatError: Its features, to be adopted, were computed with other options.
         StageError: No utterance could be used; its message gives the first reasons.
     """
-    if not data.wav and data.feats:
+    settings: Settings | None = options.model_dump()
+    if data.wav:
+        stage, computed = "feature extraction", _computed(data, options, jobs, allow_pipes)
+    elif data.feats:
         given = read_feature_settings(data.path)
         differences = {} if given is None else compare_settings(options.model_dump(), given)
         if differences:
@@ -123,12 +135,32 @@ def extract_features(
                 where=data.path / FEATURES_FILE,
                 remedy="Ask for these options, or give the audio",
             )
-        return _write(data, Path(out_dir), _adopted(data), given, "taking over features", compress)
-    if not data.wav:
+        stage, computed, settings = "taking over features", _adopted(data), given
+    else:
         raise DataError("neither wav.scp nor feats.scp: no audio, no features", where=data.path)
-    computed = _computed(data, options, jobs, allow_pipes)
-    settings = options.model_dump()
-    return _write(data, Path(out_dir), computed, settings, "feature extraction", compress)
+    if beside is not None:
+        computed = _joined(beside, computed)
+        settings = joined_settings(read_feature_settings(beside.path), settings)
+    return _write(data, Path(out_dir), computed, settings, stage, compress)
+
+
+def _joined(first: DataDir, computed: Iterable[_Computed]) -> Iterator[_Computed]:
+    """Put another directory's features before those that were computed."""
+    for result in computed:
+        utterance, feats = result.utterance, result.feats
+        if feats is None:
+            yield result
+            continue
+        try:
+            others = read_raw_features(first, utterance)
+        except DataError as error:
+            yield _Computed(utterance, reason=str(error).removeprefix(f"{utterance}: "))
+            continue
+        if len(others) != len(feats):
+            reason = f"{len(feats)} frames, but {len(others)} in {first.path}"
+            yield _Computed(utterance, reason=reason)
+            continue
+        yield replace(result, feats=np.hstack([others, feats]))
 
 
 def _computed(
@@ -153,6 +185,7 @@ def _one_recording(data: DataDir, recording: str, utterances: list[str]) -> Data
         utt2spk={utterance: data.utt2spk[utterance] for utterance in utterances},
         wav={recording: data.wav[recording]},
         segments=None if data.segments is None else {u: data.segments[u] for u in utterances},
+        speeds={u: data.speeds[u] for u in utterances if u in data.speeds},
     )
 
 
@@ -193,7 +226,7 @@ def _write(
     data: DataDir,
     out_dir: Path,
     computed: Iterable[_Computed],
-    settings: dict[str, object] | None,
+    settings: Settings | None,
     stage: str,
     compress: bool,
 ) -> FeatureSummary:

@@ -97,6 +97,23 @@ def read_speaker_transforms(path: str | Path) -> dict[str, NDArray[np.float32]] 
     return transforms or None
 
 
+def require_speaker_transforms(path: str | Path) -> dict[str, NDArray[np.float32]]:
+    """As ``read_speaker_transforms``, but that there are none is an error.
+
+    Raises:
+        FormatError: A directory has none.
+        DataError: An archive is missing or damaged.
+    """
+    transforms = read_speaker_transforms(path)
+    if transforms is None:
+        raise FormatError(
+            "no trans.* here, so there are no transforms of speakers",
+            where=path,
+            remedy="Name the folder of an alignment or a decoding with speaker-adapted GMMs",
+        )
+    return transforms
+
+
 def write_speaker_transforms(
     out_dir: str | Path, transforms: Mapping[str, NDArray[np.floating]]
 ) -> None:

@@ -1,15 +1,11 @@
 """Reading the features of a data directory; nothing here imports torch."""
 
-from collections.abc import Iterator
-
 import numpy as np
 from numpy.typing import NDArray
 
 from mariana_asr.archives import read_matrix
 from mariana_asr.corpus.datadir import DataDir
 from mariana_asr.errors import DataError
-from mariana_asr.features.transform import TransformOptions, transform_features
-from mariana_asr.skipped import Skipped
 
 
 def read_raw_features(data: DataDir, utterance: str) -> NDArray[np.float32]:
@@ -34,88 +30,44 @@ def read_raw_features(data: DataDir, utterance: str) -> NDArray[np.float32]:
     return feats.astype(np.float32, copy=False)
 
 
-def read_utterance_features(
-    data: DataDir, utterance: str, transform: TransformOptions, *, feature_dim: int | None = None
-) -> NDArray[np.float32]:
-    """Read one utterance's features, transformed.
+class FeatureReader:
+    """Reads stored features with the CMVN statistics of their speakers, each of these once."""
 
-    Args:
-        data: A data directory with ``feats.scp``, and ``cmvn.scp`` for ``cmvn: speaker``.
-        utterance: Its id.
-        transform: Normalisation, deltas, splicing.
-        feature_dim: The dimension that the stored features must have; None takes any.
+    def __init__(self, data: DataDir, feature_dim: int, *, needs_stats: bool) -> None:
+        """Look at the tables.
 
-    Returns:
-        Shape (T, transform.dim(D)), in single precision.
+        Args:
+            data: A data directory with ``feats.scp``, and ``cmvn.scp`` if statistics are needed.
+            feature_dim: The dimension that the stored features must have.
+            needs_stats: Whether to read statistics, too.
 
-    Raises:
-        DataError: Features or CMVN statistics are missing, damaged, NaN or of a wrong dimension.
-    """
-    return _read(data, utterance, transform, feature_dim, {})
+        Raises:
+            DataError: There are no features or no CMVN statistics at all.
+        """
+        check_tables(data, needs_stats=needs_stats)
+        self._data = data
+        self._feature_dim = feature_dim
+        self._needs_stats = needs_stats
+        self._stats: dict[str, NDArray[np.float64]] = {}
 
+    def read(self, utterance: str) -> tuple[NDArray[np.float32], NDArray[np.float64] | None]:
+        """Features of an utterance, (T, D), and its speaker's statistics, (2, D + 1), or None.
 
-def iterate_features(
-    data: DataDir,
-    transform: TransformOptions,
-    *,
-    feature_dim: int | None = None,
-    skipped: Skipped | None = None,
-) -> Iterator[tuple[str, NDArray[np.float32]]]:
-    """Yield (utterance, features) over a data directory, in the order of its utterances.
-
-    Args:
-        data: A data directory with ``feats.scp``, and ``cmvn.scp`` for ``cmvn: speaker``.
-        transform: Normalisation, deltas, splicing.
-        feature_dim: The dimension that the stored features must have; None takes that of the
-            first utterance that can be read.
-        skipped: Takes the utterances that cannot be used. Without it, the first one raises.
-
-    Raises:
-        DataError: There are no features or no CMVN statistics at all; or, unless ``skipped`` is
-            given, one utterance cannot be used.
-    """
-    check_tables(data, transform)
-    speaker_stats: dict[str, NDArray[np.float64]] = {}
-    for utterance in data.utterances:
-        try:
-            feats = _read(data, utterance, transform, feature_dim, speaker_stats)
-        except DataError as error:
-            if skipped is None:
-                raise
-            skipped.add(utterance, _reason(error, utterance))
-            continue
-        if feature_dim is None:
-            feature_dim = feats.shape[1] // transform.copies
-        yield utterance, feats
-
-
-def _reason(error: DataError, utterance: str) -> str:
-    """The error's text without the utterance's id, which stands beside it in ``skipped.txt``."""
-    return str(error).removeprefix(f"{utterance}: ")
-
-
-def _read(
-    data: DataDir,
-    utterance: str,
-    transform: TransformOptions,
-    feature_dim: int | None,
-    speaker_stats: dict[str, NDArray[np.float64]],
-) -> NDArray[np.float32]:
-    feats = read_raw_features(data, utterance)
-    if feature_dim is not None and feats.shape[1] != feature_dim:
-        raise DataError(
-            f"features of {feats.shape[1]} dimensions, expected {feature_dim}", where=utterance
-        )
-    stats = None
-    if transform.needs_stats:
-        speaker = data.utt2spk.get(utterance, utterance)
-        if speaker not in speaker_stats:
-            speaker_stats[speaker] = _read_stats(data, utterance, speaker)
-        stats = speaker_stats[speaker]
-    try:
-        return transform_features(feats, transform, stats)
-    except DataError as error:
-        raise DataError(error.what, where=utterance, remedy=error.remedy) from error
+        Raises:
+            DataError: They are missing, damaged, NaN or of a wrong dimension.
+        """
+        feats = read_raw_features(self._data, utterance)
+        if feats.shape[1] != self._feature_dim:
+            raise DataError(
+                f"features of {feats.shape[1]} dimensions, expected {self._feature_dim}",
+                where=utterance,
+            )
+        if not self._needs_stats:
+            return feats, None
+        speaker = self._data.utt2spk.get(utterance, utterance)
+        if speaker not in self._stats:
+            self._stats[speaker] = _read_stats(self._data, utterance, speaker)
+        return feats, self._stats[speaker]
 
 
 def _read_stats(data: DataDir, utterance: str, speaker: str) -> NDArray[np.float64]:
@@ -134,11 +86,11 @@ def _read_stats(data: DataDir, utterance: str, speaker: str) -> NDArray[np.float
     return stats
 
 
-def check_tables(data: DataDir, transform: TransformOptions) -> None:
+def check_tables(data: DataDir, *, needs_stats: bool) -> None:
     """Check that a data directory has the tables that reading its features needs.
 
     Raises:
-        DataError: No ``feats.scp``; or no ``cmvn.scp``, and the transform needs it.
+        DataError: No ``feats.scp``; or no ``cmvn.scp``, and CMVN statistics are needed.
     """
     if not data.feats:
         raise DataError(
@@ -146,7 +98,7 @@ def check_tables(data: DataDir, transform: TransformOptions) -> None:
             where=data.path,
             remedy="Compute them with 'mariana-asr features'",
         )
-    if transform.needs_stats and not data.cmvn:
+    if needs_stats and not data.cmvn:
         raise DataError(
             "no cmvn.scp, so there are no CMVN statistics of speakers",
             where=data.path,
@@ -160,7 +112,7 @@ def read_feature_dim(data: DataDir) -> int:
     Raises:
         DataError: No utterance has features that can be read.
     """
-    check_tables(data, TransformOptions(cmvn="none"))
+    check_tables(data, needs_stats=False)
     first: DataError | None = None
     for utterance in data.utterances:
         try:

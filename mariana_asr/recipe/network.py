@@ -3,6 +3,7 @@
 import logging
 import shutil
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import cast
 
@@ -11,48 +12,94 @@ from numpy.typing import NDArray
 
 from mariana_asr.align.formats.model_io import read_transition_model, transition_id_to_pdf
 from mariana_asr.align.transition_ids import check_transition_ids, read_alignments
+from mariana_asr.align.utterances import GmmAcousticModel
 from mariana_asr.corpus.datadir import DataDir
 from mariana_asr.engine.frames.frame_store import FrameStore
 from mariana_asr.engine.frames.packing import PackOptions, pack_frames
 from mariana_asr.engine.options import EngineOptions, TrainOptions
 from mariana_asr.engine.training.summary import TrainSummary
 from mariana_asr.errors import DataError
-from mariana_asr.features.front_end import FrontEnd, TransformOptions, iterate_features
-from mariana_asr.nnet.options import ModelOptions
+from mariana_asr.features.front_end import FrontEnd
+from mariana_asr.features.linear import require_speaker_transforms
+from mariana_asr.features.reading import read_feature_dim
+from mariana_asr.features.settings import read_feature_settings, settings_of_parts
+from mariana_asr.nnet.options import ModelOptions, NetworkOptions
 from mariana_asr.skipped import Skipped
 
 logger = logging.getLogger(__name__)
 
 
+def network_front_end(data: DataDir, model: NetworkOptions, gmm_dir: str | Path) -> FrontEnd:
+    """The front end of a network that is trained on a data directory.
+
+    Args:
+        data: A data directory with features: for adapted ones those of the GMMs, alone or with
+            the network's own joined to them.
+        model: What the network asks for.
+        gmm_dir: A folder with the speaker-adapted GMMs, of their training or of an alignment with
+            them, which is looked at for adapted features only.
+
+    Raises:
+        DataError: The directory has no usable features.
+        FormatError: The GMMs are missing, or were trained on other features.
+    """
+    if not model.adapted:
+        return FrontEnd.of(data, model.transform)
+    front_end = GmmAcousticModel.load(Path(gmm_dir)).front_end
+    settings, beside = read_feature_settings(data.path), None
+    parts = settings_of_parts(settings)
+    if parts is not None:
+        settings, others = parts
+        dim = read_feature_dim(data) - front_end.feature_dim
+        beside = FrontEnd(others, dim, model.transform)
+    # GMMs by Kaldi do not know what their features were; what the network is trained on is known.
+    known = settings if front_end.features is None else front_end.features
+    front_end = replace(front_end, features=known, adapted=True, beside=beside)
+    front_end.check(data.path)
+    return front_end
+
+
 def pack_aligned_frames(
     data: DataDir,
     ali_dir: str | Path,
-    transform: TransformOptions,
+    model: NetworkOptions,
     out_dir: str | Path,
     options: PackOptions | None = None,
+    *,
+    transform_dir: str | Path | None = None,
 ) -> None:
     """Pack a data directory's features and the pdfs of its alignments into a frame store.
 
     Args:
         data: A data directory with features.
         ali_dir: Folder with ``final.mdl`` and the alignments made with it.
-        transform: What is done to the features before they are stored.
+        model: What the network asks for: what is done to the features before they are stored.
         out_dir: The frame store, with the front end (``front_end.json``) and ``skipped.txt``.
         options: How the frames are stored.
+        transform_dir: For adapted features, the folder of an alignment of the same data with the
+            speaker-adapted GMMs, with the speakers' transforms (``trans.*``); by default
+            ``ali_dir``.
 
     Raises:
-        FormatError: The alignments or the model are missing, damaged, or of another model.
+        FormatError: The alignments or the model are missing, damaged, or of another model; or
+            there are no transforms, and the network asks for adapted features.
         DataError: There are no features.
         StageError: No utterance has both features and an alignment.
     """
     ali_dir = Path(ali_dir)
+    transform_dir = ali_dir if transform_dir is None else transform_dir
     transition_model = read_transition_model(ali_dir / "final.mdl")
     pdfs = transition_id_to_pdf(transition_model)
     alignments = read_alignments(ali_dir)
     skipped = Skipped(f"packing frames of {data.path.name}")
+    front_end = network_front_end(data, model, transform_dir)
+    speakers = None
+    if model.adapted:
+        speakers = require_speaker_transforms(transform_dir)
+        front_end.check_speakers(speakers, transform_dir)
 
     def aligned() -> Iterator[tuple[str, NDArray[np.float32], NDArray[np.int32]]]:
-        for utterance, features in iterate_features(data, transform, skipped=skipped):
+        for utterance, features in front_end.iterate(data, skipped=skipped, speakers=speakers):
             if utterance not in alignments:
                 skipped.add(utterance, f"no alignment in {ali_dir}")
                 continue
@@ -66,7 +113,7 @@ def pack_aligned_frames(
         options=options,
         skipped=skipped,
     )
-    FrontEnd.of(data, transform).save(out_dir)
+    front_end.save(out_dir)
 
 
 def train_acoustic_model(

@@ -167,12 +167,11 @@ class StageWork:
 
     def frames(self, ali: str, out: Path) -> None:
         """Features and targets, packed for training."""
-        transform = self.recipe.model.transform
         for name in (TRAIN, DEV):
             pack_aligned_frames(
                 self._set(name),
                 self.folder / ali / name,
-                transform,
+                self.recipe.model,
                 out / name,
                 PackOptions(storage=self.recipe.engine.storage),
             )
@@ -191,9 +190,9 @@ class StageWork:
 
     def score(self, out: Path) -> None:
         """Error rates: ``results.json`` and ``RESULTS`` in the experiment's folder, the report."""
+        results: list[Result] = []
         networks = self.recipe.align.networks
         logs = {name: read_log(self.folder / name / LOG_FILE) for name in self.recipe.align.systems}
-        results: list[Result] = []
         for system in self.recipe.align.systems:
             decoded = {
                 data.path.name: (self.folder / f"decode_{system}" / data.path.name, data)

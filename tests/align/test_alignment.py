@@ -20,7 +20,6 @@ from mariana_asr.align.viterbi import BeamOptions, ScaleOptions
 from mariana_asr.archives import write_int_vectors
 from mariana_asr.errors import DataError, FormatError, StageError
 from mariana_asr.features.front_end import FrontEnd, TransformOptions
-from mariana_asr.features.reading import read_utterance_features
 from mariana_asr.kaldi import kaldi_hmm_gmm as khg
 from mariana_asr.lang.fst_arrays import read_fst
 from mariana_asr.lang.langdir import read_lang
@@ -90,7 +89,7 @@ def test_scores_of_transitions_equal_kaldis_graph_with_probabilities(kaldi, an4,
         pdf.compute_gconsts()
         amgmm.add_pdf(pdf)
     for utterance in an4.utterances[:6]:
-        feats = read_utterance_features(an4, utterance, DELTAS)
+        feats = FrontEnd.of(an4, DELTAS).read(an4, utterance)
         words = lang.transcript_to_ids(an4.text[utterance])
         path = transitions.align(compiler.compile(words), feats, model.gmm, BeamOptions())
         fst = plain.compile_graph_from_text(words)
@@ -146,7 +145,7 @@ def test_any_model_with_log_likelihoods_can_align(made, trained, tmp_path):
         for tid in range(1, transitions.num_transition_ids + 1)
     }
     for utterance, truth in made.truth.items():
-        feats = read_utterance_features(made.data, utterance, front_end.transform)
+        feats = front_end.read(made.data, utterance)
         ids = np.array([made.lang.phones[phone] for phone in PHONES])[truth]
         own = np.array([phone_of_pdf[pdf] for pdf in range(transitions.num_pdfs)])
         log_likes[feats.tobytes()] = np.where(ids[:, None] == own, 0, -300).astype(np.float32)

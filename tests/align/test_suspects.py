@@ -19,7 +19,6 @@ from mariana_asr.align.transition_ids import read_alignments
 from mariana_asr.align.utterances import GmmAcousticModel
 from mariana_asr.corpus.datadir import DataDir, read_table
 from mariana_asr.features.front_end import FrontEnd, TransformOptions
-from mariana_asr.features.reading import iterate_features
 from mariana_asr.lang.langdir import Lang, read_lang
 
 DELTAS = TransformOptions(delta_order=2)
@@ -269,7 +268,7 @@ def find_suspects(tri1, data: DataDir, out_dir: Path) -> list[Suspect]:
     finder = SuspectFinder(lang, data, 0.01)
     scores = read_table(out_dir / "scores.txt")
     alignments = read_alignments(out_dir)
-    for utterance, feats in iterate_features(data, DELTAS):
+    for utterance, feats in FrontEnd.of(data, DELTAS).iterate(data):
         if utterance in alignments:
             tids = alignments[utterance]
             own, column = np.unique(pdfs[tids], return_inverse=True)

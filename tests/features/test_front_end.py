@@ -20,17 +20,14 @@ from mariana_asr.errors import DataError, FormatError, RecipeError
 from mariana_asr.features.cmvn import accumulate_cmvn_stats, apply_cmvn, apply_sliding_cmvn
 from mariana_asr.features.deltas import add_deltas
 from mariana_asr.features.extract import extract_features
-from mariana_asr.features.front_end import (
-    FrontEnd,
-    TransformOptions,
-    iterate_features,
-    read_utterance_features,
-)
+from mariana_asr.features.front_end import FrontEnd, TransformOptions
 from mariana_asr.features.linear import write_matrix_file
 from mariana_asr.features.mfcc import MfccOptions
 from mariana_asr.features.options import feature_options
 from mariana_asr.options import validated
 from mariana_asr.skipped import Skipped
+
+PLAIN = FrontEnd(None, 13, TransformOptions())
 
 
 def write_features(path: Path, matrices: dict[str, NDArray[np.float32]]) -> DataDir:
@@ -78,7 +75,7 @@ def test_features_come_as_they_are_or_normalised_as_asked(data: DataDir) -> None
     ]
     for tree, matrix in expected:
         transform = TransformOptions(**tree)
-        read = read_utterance_features(data, "a2", transform)
+        read = FrontEnd.of(data, transform).read(data, "a2")
         assert read.dtype == np.float32
         assert read.shape[1] == transform.dim(13)
         assert np.allclose(read, matrix, atol=1e-6)
@@ -86,10 +83,11 @@ def test_features_come_as_they_are_or_normalised_as_asked(data: DataDir) -> None
 
 def test_iteration_goes_through_all_utterances_in_their_order(data: DataDir) -> None:
     transform = TransformOptions(delta_order=2)
-    read = list(iterate_features(data, transform))
+    front_end = FrontEnd.of(data, transform)
+    read = list(front_end.iterate(data))
     assert [utterance for utterance, _ in read] == ["a1", "a2", "b1"]
     for utterance, feats in read:
-        assert np.array_equal(feats, read_utterance_features(data, utterance, transform))
+        assert np.array_equal(feats, front_end.read(data, utterance))
 
 
 def test_options_that_kaldi_refuses_are_refused() -> None:
@@ -133,7 +131,7 @@ def test_each_bad_utterance_is_an_error_that_names_it(
     data, expected = damaged
     for utterance, message in expected.items():
         with pytest.raises(DataError, match=message) as raised:
-            read_utterance_features(data, utterance, TransformOptions(), feature_dim=13)
+            PLAIN.read(data, utterance)
         assert utterance in str(raised.value)
     assert not (tmp_path / "ran").exists()
 
@@ -143,22 +141,23 @@ def test_iteration_skips_bad_utterances_where_it_may(
 ) -> None:
     data, expected = damaged
     skipped = Skipped("training")
-    read = [u for u, _ in iterate_features(data, TransformOptions(), skipped=skipped)]
+    read = [u for u, _ in PLAIN.iterate(data, skipped=skipped)]
     assert read == ["a1", "a2", "b1"]
     assert skipped.reasons.keys() == expected.keys()
     for utterance, message in expected.items():
         assert message in skipped.reasons[utterance]
     with pytest.raises(DataError, match="c-dim"):
-        list(iterate_features(data, TransformOptions()))
+        list(PLAIN.iterate(data))
 
 
 def test_missing_tables_are_an_error_of_the_directory(data: DataDir) -> None:
     skipped = Skipped("training")
     with pytest.raises(DataError, match=r"no cmvn\.scp.*cmvn: utterance"):
-        next(iterate_features(replace(data, cmvn=None), TransformOptions(), skipped=skipped))
-    assert len(list(iterate_features(replace(data, cmvn=None), TransformOptions(cmvn="none")))) == 3
+        next(PLAIN.iterate(replace(data, cmvn=None), skipped=skipped))
+    unnormalised = FrontEnd(None, 13, TransformOptions(cmvn="none"))
+    assert len(list(unnormalised.iterate(replace(data, cmvn=None)))) == 3
     with pytest.raises(DataError, match=r"no feats\.scp.*mariana-asr features"):
-        next(iterate_features(replace(data, feats=None), TransformOptions(), skipped=skipped))
+        next(PLAIN.iterate(replace(data, feats=None), skipped=skipped))
 
 
 def with_settings(data: DataDir, **changes: Any) -> DataDir:
