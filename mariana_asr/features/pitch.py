@@ -48,6 +48,8 @@ def process_pitch(
         Shape (T, ``options.dim``): those asked for of voicing, normalised log pitch, its time
         derivative and log pitch itself.
     """
+    if not len(track):
+        return np.zeros((0, options.dim), dtype=np.float32)
     correlation = track[:, 0].astype(np.float64)
     log_pitch = np.log(track[:, 1].astype(np.float64))
     columns = []

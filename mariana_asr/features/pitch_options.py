@@ -117,9 +117,8 @@ class PitchOptions(Options):
             )
         if self.first_lag < 0:
             raise ValueError(
-                f"max_f0 {self.max_f0:g} Hz is too high for resample_frequency "
+                f"max_f0 {self.max_f0:g} Hz is too high: with resample_frequency "
                 f"{self.resample_frequency:g} Hz and upsample_filter_width "
-                f"{self.upsample_filter_width}: at most "
-                f"{2 * self.resample_frequency / self.upsample_filter_width:g} Hz"
+                f"{self.upsample_filter_width} lags would begin below 0"
             )
         return self
