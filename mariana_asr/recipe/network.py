@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mariana_asr.align.formats.model_io import read_transition_model, transition_id_to_pdf
+from mariana_asr.align.pdf_groups import pdf_groups
 from mariana_asr.align.transition_ids import check_transition_ids, read_alignments
 from mariana_asr.align.utterances import GmmAcousticModel
 from mariana_asr.corpus.datadir import DataDir
@@ -18,7 +19,7 @@ from mariana_asr.engine.frames.frame_store import FrameStore
 from mariana_asr.engine.frames.packing import PackOptions, pack_frames
 from mariana_asr.engine.options import EngineOptions, TrainOptions
 from mariana_asr.engine.training.summary import TrainSummary
-from mariana_asr.errors import DataError
+from mariana_asr.errors import DataError, RecipeError
 from mariana_asr.features.front_end import FrontEnd
 from mariana_asr.features.linear import require_speaker_transforms
 from mariana_asr.features.reading import read_feature_dim
@@ -170,14 +171,38 @@ def train_acoustic_model(
         f"{held_out.num_frames:,}",
         front_end.describe(),
     )
-    # A network of this protocol is a module, which mypy has no way to say.
-    summary = train_network(cast(nn.Module, network), train, held_out, options, out_dir, engine)
+    summary = train_network(
+        # A network of this protocol is a module, which mypy has no way to say.
+        cast(nn.Module, network),
+        train,
+        held_out,
+        _with_bands(options, front_end),
+        out_dir,
+        engine,
+        groups=pdf_groups(ali_dir) if options.loss.needs_groups else None,
+    )
     priors = log_priors_from_counts(np.asarray(train.class_counts))
     AcousticModel(network, model, front_end, priors).save(out_dir / "nnet.pt")
     phones = ("phones.txt",) if (ali_dir / "phones.txt").exists() else ()
     for name in ("final.mdl", "tree", *phones):
         shutil.copyfile(ali_dir / name, out_dir / name)
     return summary
+
+
+def _with_bands(options: TrainOptions, front_end: FrontEnd) -> TrainOptions:
+    """The options, with the number of bands that masks over frequency are made of."""
+    masks = options.spec_augment
+    if masks is None or masks.bands is not None:
+        return options
+    if masks.frequency_masks and (front_end.features or {}).get("type") != "fbank":
+        raise RecipeError(
+            "masks over frequency need features that are bands of it, and these are "
+            f"{front_end.describe()}",
+            where="train.spec_augment.frequency_masks",
+            remedy="Give the network filter banks (model.features), or set frequency_masks to 0",
+        )
+    masks = masks.model_copy(update={"bands": front_end.feature_dim})
+    return options.model_copy(update={"spec_augment": masks})
 
 
 def count_parameters(path: str | Path) -> int:
