@@ -10,7 +10,6 @@ from mariana_asr.cli.team import with_team
 from mariana_asr.logs import log_to_file
 from mariana_asr.recipe.experiment import Experiment
 from mariana_asr.recipe.load import load_recipe
-from mariana_asr.recipe.runner import plan_stages
 from mariana_asr.score.report import REPORT_FILE
 from mariana_asr.score.results import read_results
 
@@ -46,8 +45,7 @@ def command(
     folder = exp_dir / loaded.name
     experiment = Experiment(loaded, folder, jobs=jobs, allow_pipes=allow_pipes)
     if dry_run:
-        planned = plan_stages(experiment.stages(), folder)
-        rows = [(p.stage.name, p.status, p.reason) for p in planned]
+        rows = [(p.stage.name, p.status, p.reason) for p in experiment.plan()]
         print_table(f"Stages of {folder}", ("stage", "status", "why"), rows)
         return
 

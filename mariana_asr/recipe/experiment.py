@@ -22,7 +22,13 @@ from mariana_asr.recipe.kaldi_import import (
 )
 from mariana_asr.recipe.language import read_section_dictionary
 from mariana_asr.recipe.load import recipe_text
-from mariana_asr.recipe.runner import Stage, run_stages
+from mariana_asr.recipe.runner import (
+    PlannedStage,
+    SharedStages,
+    Stage,
+    plan_stages,
+    run_stages,
+)
 from mariana_asr.recipe.schema import Recipe
 from mariana_asr.recipe.work import TRAIN, StageWork
 from mariana_asr.score.report import REPORT_FILE
@@ -38,7 +44,15 @@ TRIED_OUTPUTS = 100
 class Experiment:
     """A recipe with the folder of its outputs, and the list of its stages."""
 
-    def __init__(self, recipe: Recipe, folder: Path, *, jobs: int, allow_pipes: bool) -> None:
+    def __init__(
+        self,
+        recipe: Recipe,
+        folder: Path,
+        *,
+        jobs: int,
+        allow_pipes: bool,
+        shared: SharedStages | None = None,
+    ) -> None:
         """``jobs`` and ``allow_pipes`` do not change outputs, so they are not in the recipe.
 
         Args:
@@ -46,9 +60,11 @@ class Experiment:
             folder: Where the outputs go, one folder a stage.
             jobs: Number of processes for what runs over utterances.
             allow_pipes: Whether ``wav.scp`` may hold shell commands.
+            shared: Where stages are that it may have in common with other experiments.
         """
         self.recipe = recipe
         self.folder = folder
+        self.shared = shared
         self._work = StageWork(recipe, folder, jobs=jobs, allow_pipes=allow_pipes)
 
     def check_inputs(self) -> None:
@@ -70,7 +86,15 @@ class Experiment:
         """
         self._check_network()
         write_text(self.folder / RECIPE_FILE, recipe_text(self.recipe))
-        run_stages(self.stages(), self.folder)
+        run_stages(self.stages(), self.folder, self.shared)
+
+    def plan(self) -> list[PlannedStage]:
+        """What a run would do.
+
+        Raises:
+            DataError: A file that the recipe names cannot be read.
+        """
+        return plan_stages(self.stages(), self.folder, self.shared)
 
     def _check_network(self) -> None:
         """Try out a network of the user's own, before the hours of other stages."""

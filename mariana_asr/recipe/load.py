@@ -1,6 +1,6 @@
 """Reading a recipe: YAML, overrides, and paths made absolute."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -14,11 +14,18 @@ from mariana_asr.recipe.schema import Recipe
 OptionsT = TypeVar("OptionsT", bound=BaseModel)
 
 
-def load_recipe(path: str | Path, overrides: Iterable[str] = ()) -> Recipe:
-    """Read a recipe and check it; ``overrides`` are ``section.key=value`` words.
+def load_recipe(
+    path: str | Path, overrides: Iterable[str] = (), changes: Mapping[str, Any] | None = None
+) -> Recipe:
+    """Read a recipe and check it.
 
-    Relative paths in a recipe, and in overrides, are relative to the folder of its file, so that
-    it means the same from wherever it is started.
+    Relative paths in a recipe, and in what overrides it, are relative to the folder of its file,
+    so that it means the same from wherever it is started.
+
+    Args:
+        path: The recipe's file.
+        overrides: ``section.key=value`` words that override it.
+        changes: Key paths (``section.key``) and their values, which override both.
 
     Raises:
         RecipeError: The file is missing, is not YAML, or does not fit the schema; all problems
@@ -28,6 +35,8 @@ def load_recipe(path: str | Path, overrides: Iterable[str] = ()) -> Recipe:
     tree = _read_yaml(path)
     for keys, value in parse_assignments(overrides):
         set_key(tree, keys, value)
+    for key, value in (changes or {}).items():
+        set_key(tree, key.split("."), value)
     tree.setdefault("name", path.stem if path.stem != "recipe" else path.resolve().parent.name)
     recipe = validated(Recipe, tree, str(path))
     return _with_absolute_paths(recipe, path.resolve().parent)

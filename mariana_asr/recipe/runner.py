@@ -50,17 +50,56 @@ class Stage:
 class PlannedStage:
     """A stage with what would happen to it in a run.
 
-    ``reason`` says why a stage that is not up to date has to run.
+    Attributes:
+        stage: The stage.
+        fingerprint: What its outputs depend on.
+        folder: Where its outputs are, or will be.
+        status: What a run would do.
+        reason: Why a stage that is not up to date has to run.
     """
 
     stage: Stage
     fingerprint: Fingerprint
+    folder: Path
     status: Literal["up to date", "to run", "to continue"]
     reason: str
 
 
-def plan_stages(stages: Sequence[Stage], folder: Path) -> list[PlannedStage]:
+@dataclass(frozen=True)
+class SharedStages:
+    """Where experiments keep the stages that they may have in common.
+
+    A stage goes to a folder that is named by its fingerprint, so what is there never changes: an
+    experiment whose options change takes another folder. Experiments have links to these folders
+    in place of folders of their own. Several processes may share stages at once; one that is being
+    made is waited for.
+
+    Attributes:
+        store: Folder of the stages.
+        experiments: Folders of other experiments, whose finished stages are taken as they are.
+    """
+
+    store: Path
+    experiments: tuple[Path, ...] = ()
+
+    def folder_of(self, stage: Stage, fingerprint: Fingerprint) -> Path:
+        """Where the outputs of a stage are; where it is not finished, where they are to go."""
+        for experiment in self.experiments:
+            folder = (experiment / stage.name).resolve()
+            if not _why_run(folder, fingerprint):
+                return folder
+        return self.store / f"{stage.name}-{fingerprint.digest[:12]}"
+
+
+def plan_stages(
+    stages: Sequence[Stage], folder: Path, shared: SharedStages | None = None
+) -> list[PlannedStage]:
     """Say for each stage whether it is up to date, and if not, why.
+
+    Args:
+        stages: The stages, in order.
+        folder: The experiment's folder.
+        shared: Stages shared with other experiments, all but those that publish files.
 
     Raises:
         DataError: A file outside the experiment cannot be read.
@@ -75,42 +114,75 @@ def plan_stages(stages: Sequence[Stage], folder: Path) -> list[PlannedStage]:
             files={str(path): digest_file(path) for path in stage.files},
         )
         digests[stage.name] = fingerprint.digest
-        redone = [name for name in stage.after if name in stale]
-        reason = (
-            f"{', '.join(redone)} will run"
-            if redone
-            else _why_run(folder / stage.name, fingerprint)
-        )
+        if shared is not None and not stage.published:
+            # Its folder's name says what its outputs are made from, and that does not change.
+            place, redone = shared.folder_of(stage, fingerprint), []
+        else:
+            place = folder / stage.name
+            redone = [name for name in stage.after if name in stale]
+        reason = f"{', '.join(redone)} will run" if redone else _why_run(place, fingerprint)
         status: Literal["up to date", "to run", "to continue"] = "up to date"
         if reason:
             stale.add(stage.name)
-            unfinished = _read_record(folder / stage.name / UNFINISHED_RECORD)
+            unfinished = _read_record(place / UNFINISHED_RECORD)
             same = unfinished is not None and unfinished.get("digest") == fingerprint.digest
             status = "to continue" if same else "to run"
-        planned.append(PlannedStage(stage, fingerprint, status, reason))
+        planned.append(PlannedStage(stage, fingerprint, place, status, reason))
     return planned
 
 
-def run_stages(stages: Sequence[Stage], folder: Path) -> None:
+def run_stages(stages: Sequence[Stage], folder: Path, shared: SharedStages | None = None) -> None:
     """Run the stages that are not up to date, in order.
 
     A stage's record (``stage.json``) is written when all its outputs are, and removed before
     the stage runs again, so outputs without a record are never taken for whole ones.
 
+    Args:
+        stages: The stages, in order.
+        folder: The experiment's folder.
+        shared: Stages shared with other experiments, all but those that publish files.
+
     Raises:
         StageError: Another run is at work in the same folder.
         MarianaError: Whatever a stage raises.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    with _lock(folder):
-        for planned in plan_stages(stages, folder):
+    with experiment_lock(folder):
+        for planned in plan_stages(stages, folder, shared):
             name = planned.stage.name
+            own = planned.folder == folder / name
+            if not own:
+                _link(folder / name, planned.folder)
             if planned.status == "up to date":
                 logger.info("stage %s: up to date", name)
-                continue
-            logger.info("stage %s: running (%s)", name, planned.reason)
-            seconds = _run_stage(planned, folder / name)
-            logger.info("stage %s: done in %.1f s", name, seconds)
+            elif own:
+                _run_logged(planned)
+            else:
+                with _lock(planned.folder.with_name(f".{planned.folder.name}.lock"), wait=True):
+                    # Unless another process has made it since.
+                    if _why_run(planned.folder, planned.fingerprint):
+                        _run_logged(planned)
+
+
+@contextmanager
+def experiment_lock(folder: Path, *, reading: bool = False) -> Iterator[None]:
+    """Hold an experiment's lock; the system lets go of it however the process ends.
+
+    Args:
+        folder: The experiment's folder, which is made if need be.
+        reading: Only keep its stages from being made again; others may do the same.
+
+    Raises:
+        StageError: Another run is at work in the folder.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    with _lock(folder / ".lock", reading=reading):
+        yield
+
+
+def _run_logged(planned: PlannedStage) -> None:
+    logger.info("stage %s: running (%s)", planned.stage.name, planned.reason)
+    seconds = _run_stage(planned, planned.folder)
+    logger.info("stage %s: done in %.1f s", planned.stage.name, seconds)
 
 
 def stage_seconds(folder: Path) -> dict[str, float]:
@@ -120,7 +192,10 @@ def stage_seconds(folder: Path) -> dict[str, float]:
 
 
 def _run_stage(planned: PlannedStage, folder: Path) -> float:
-    if planned.status == "to run" and folder.exists():
+    if folder.is_symlink():
+        # What it leads to belongs to others.
+        folder.unlink()
+    elif planned.status == "to run" and folder.exists():
         shutil.rmtree(folder)
     folder.mkdir(parents=True, exist_ok=True)
     remove_partial_outputs(folder)
@@ -176,16 +251,29 @@ def _read_record(path: Path) -> dict[str, Any] | None:
     return record if isinstance(record, dict) and "digest" in record else None
 
 
+def _link(link: Path, target: Path) -> None:
+    """Make a relative link in place of whatever stands there; it works once the target exists."""
+    path = os.path.relpath(target.resolve(), link.parent.resolve())
+    if link.is_symlink():
+        if os.readlink(link) == path:
+            return
+        link.unlink()
+    elif link.exists():
+        shutil.rmtree(link)
+    link.symlink_to(path)
+
+
 @contextmanager
-def _lock(folder: Path) -> Iterator[None]:
-    """Hold the experiment's lock; the system lets go of it however the process ends."""
-    with open(folder / ".lock", "w") as file:
+def _lock(path: Path, *, reading: bool = False, wait: bool = False) -> Iterator[None]:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with open(path, "w") as file:
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            kind = fcntl.LOCK_SH if reading else fcntl.LOCK_EX
+            fcntl.flock(file, kind | (0 if wait else fcntl.LOCK_NB))
         except OSError as error:
             raise StageError(
                 "another run is at work on this experiment",
-                where=folder,
+                where=path.parent,
                 remedy="Wait for it, or give this one another name",
             ) from error
         yield

@@ -10,7 +10,13 @@ from pathlib import Path
 import pytest
 
 from mariana_asr.errors import DataError, StageError
-from mariana_asr.recipe.runner import Stage, plan_stages, run_stages
+from mariana_asr.recipe.runner import (
+    SharedStages,
+    Stage,
+    experiment_lock,
+    plan_stages,
+    run_stages,
+)
 
 
 class Experiment:
@@ -194,3 +200,180 @@ def test_two_runs_of_one_experiment_at_once_are_refused(tmp_path: Path) -> None:
 
     with pytest.raises(StageError, match="another run is at work"):
         run_stages([Stage("outer", run_again)], tmp_path)
+
+
+class Variants:
+    """Experiments that share stages, beside a base experiment; counts what runs."""
+
+    def __init__(self, folder: Path) -> None:
+        self.base = folder
+        self.shared = SharedStages(folder / "sweep" / "stages", (folder,))
+        self.runs: list[str] = []
+
+    def folder(self, name: str) -> Path:
+        return self.base / "sweep" / name
+
+    def stages(self, folder: Path, word: str, copies: int) -> list[Stage]:
+        def first(out: Path) -> None:
+            self.runs.append("first")
+            (out / "word").write_text(word)
+            (out / "place").write_text(str(out.absolute()))
+
+        def second(out: Path) -> None:
+            self.runs.append("second")
+            (out / "words").write_text((folder / "first" / "word").read_text() * copies)
+
+        def last(out: Path) -> None:
+            self.runs.append("last")
+            (folder / "RESULTS").write_text((folder / "second" / "words").read_text())
+
+        return [
+            Stage("first", first, {"word": word}),
+            Stage("second", second, {"copies": copies}, after=("first",)),
+            Stage("last", last, after=("second",), published=("RESULTS",)),
+        ]
+
+    def run(self, name: str, word: str = "a", copies: int = 2) -> list[str]:
+        """Run a variant; returns the stages that ran."""
+        before = len(self.runs)
+        run_stages(self.stages(self.folder(name), word, copies), self.folder(name), self.shared)
+        return self.runs[before:]
+
+    def run_base(self, word: str = "a", copies: int = 2) -> list[str]:
+        before = len(self.runs)
+        run_stages(self.stages(self.base, word, copies), self.base)
+        return self.runs[before:]
+
+    def result(self, name: str) -> str:
+        return (self.folder(name) / "RESULTS").read_text()
+
+
+@pytest.fixture
+def variants(tmp_path: Path) -> Variants:
+    return Variants(tmp_path / "exp" / "x")
+
+
+def test_what_another_experiment_has_made_is_shared_and_not_run_again(variants: Variants) -> None:
+    assert variants.run("one", copies=1) == ["first", "second", "last"]
+    assert variants.run("three", copies=3) == ["second", "last"]
+    assert variants.run("three", copies=3) == []
+    assert [variants.result(name) for name in ("one", "three")] == ["a", "aaa"]
+    links = [variants.folder(name) / "first" for name in ("one", "three")]
+    assert links[0].is_symlink()
+    assert links[0].resolve() == links[1].resolve()
+
+
+def test_paths_that_a_shared_stage_writes_do_not_lead_through_one_experiment(
+    variants: Variants,
+) -> None:
+    variants.run("one")
+    place = Path((variants.folder("one") / "first" / "place").read_text())
+    assert place.is_relative_to(variants.shared.store.absolute())
+
+
+def test_finished_stages_of_the_base_experiment_are_taken(variants: Variants) -> None:
+    variants.run_base(copies=2)
+    assert variants.run("three", copies=3) == ["second", "last"]
+    assert (variants.folder("three") / "first").resolve() == variants.base / "first"
+
+
+def test_a_base_that_is_run_with_other_options_leaves_the_others_as_they_are(
+    variants: Variants,
+) -> None:
+    variants.run_base(word="a", copies=2)
+    variants.run("three", word="a", copies=3)
+    variants.run_base(word="b", copies=2)
+    assert variants.result("three") == "aaa"
+    # The base has taken its first stage along; the second one was made from it and still is.
+    assert variants.run("three", word="a", copies=3) == ["first"]
+    assert (variants.folder("three") / "first" / "word").read_text() == "a"
+    assert (variants.base / "first" / "word").read_text() == "b"
+    assert variants.run_base(word="b", copies=2) == []
+
+
+def test_an_experiment_whose_options_change_leaves_the_others_as_they_are(
+    variants: Variants,
+) -> None:
+    variants.run("one")
+    variants.run("two")
+    assert variants.run("one", word="b") == ["first", "second", "last"]
+    assert [variants.result(name) for name in ("one", "two")] == ["bb", "aa"]
+    assert (variants.folder("two") / "first" / "word").read_text() == "a"
+    assert variants.run("two") == []
+
+
+def test_a_run_that_shares_nothing_replaces_links_and_not_what_they_lead_to(
+    variants: Variants,
+) -> None:
+    variants.run("one")
+    variants.run("two")
+    folder = variants.folder("one")
+    run_stages(variants.stages(folder, "b", 1), folder)
+    assert not (folder / "first").is_symlink()
+    assert variants.result("one") == "b"
+    assert (variants.folder("two") / "first" / "word").read_text() == "a"
+    assert variants.run("two") == []
+
+
+def test_a_shared_stage_that_is_not_whole_is_made_again(variants: Variants) -> None:
+    variants.run("one")
+    variants.run("two", copies=3)
+    (variants.folder("one") / "first" / "word").unlink()
+    assert variants.run("two", copies=3) == ["first"]
+    assert variants.run("one") == []
+
+
+def test_an_interrupted_shared_stage_is_continued_by_whoever_needs_it(tmp_path: Path) -> None:
+    shared = SharedStages(tmp_path / "stages")
+    found: list[bool] = []
+
+    def run(out: Path) -> None:
+        found.append((out / "checkpoint").exists())
+        (out / "checkpoint").write_text("half")
+        if len(found) == 1:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run_stages([Stage("dnn", run)], tmp_path / "one", shared)
+    run_stages([Stage("dnn", run)], tmp_path / "two", shared)
+    run_stages([Stage("dnn", run)], tmp_path / "one", shared)
+    assert found == [False, True]
+
+
+def test_a_stage_that_another_process_is_making_is_waited_for(tmp_path: Path) -> None:
+    program = tmp_path / "program.py"
+    program.write_text(
+        textwrap.dedent(
+            """
+            import sys, time
+            from pathlib import Path
+            from mariana_asr.recipe.runner import SharedStages, Stage, run_stages
+
+            base, name = Path(sys.argv[1]), sys.argv[2]
+
+            def run(out):
+                print("running", flush=True)
+                time.sleep(0.5)
+                (out / "text").write_text(name)
+
+            run_stages([Stage("a", run)], base / name, SharedStages(base / "stages"))
+            """
+        )
+    )
+    command = [sys.executable, str(program), str(tmp_path)]
+    first = subprocess.Popen([*command, "one"], stdout=subprocess.PIPE, text=True)
+    assert first.stdout is not None
+    assert first.stdout.readline() == "running\n"
+    second = subprocess.run([*command, "two"], check=True, capture_output=True, text=True)
+    assert first.wait() == 0
+    assert second.stdout == ""
+    assert (tmp_path / "two" / "a" / "text").read_text() == "one"
+
+
+def test_an_experiment_whose_stages_are_in_use_is_not_run(variants: Variants) -> None:
+    with experiment_lock(variants.base, reading=True):
+        with experiment_lock(variants.base, reading=True):
+            pass
+        with pytest.raises(StageError, match="another run is at work"):
+            variants.run_base()
+    assert variants.run_base() == ["first", "second", "last"]
