@@ -5,11 +5,24 @@ from typing import Annotated, Any
 
 from pydantic import BeforeValidator, Field
 
+from mariana_asr.nnet.options.cnn import CnnOptions, CnnTdnnfOptions
 from mariana_asr.nnet.options.custom import CustomOptions
 from mariana_asr.nnet.options.dnn import DnnOptions
+from mariana_asr.nnet.options.lstm import LstmOptions
 from mariana_asr.nnet.options.network import NetworkOptions
+from mariana_asr.nnet.options.tdnn import TdnnfOptions, TdnnOptions
 
-__all__ = ["CustomOptions", "DnnOptions", "ModelOptions", "NetworkOptions"]
+__all__ = [
+    "CnnOptions",
+    "CnnTdnnfOptions",
+    "CustomOptions",
+    "DnnOptions",
+    "LstmOptions",
+    "ModelOptions",
+    "NetworkOptions",
+    "TdnnOptions",
+    "TdnnfOptions",
+]
 
 
 def _with_type(value: Any) -> Any:
@@ -20,7 +33,13 @@ def _with_type(value: Any) -> Any:
 
 
 ModelOptions = Annotated[
-    DnnOptions | CustomOptions,
+    DnnOptions
+    | TdnnOptions
+    | TdnnfOptions
+    | CnnOptions
+    | CnnTdnnfOptions
+    | LstmOptions
+    | CustomOptions,
     BeforeValidator(_with_type),
     Field(discriminator="type"),
 ]
