@@ -8,26 +8,16 @@ from collections.abc import Sequence
 from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from mariana_asr.corpus.datadir import SPEED_FORM, DataDir, Segment, is_speed
+from mariana_asr.corpus.resampling import resample
 from mariana_asr.errors import DataError, RecipeError, summarise
 
 AS_RECORDED = 1.0
 """The speed that changes nothing."""
-
-
-_FILTER: dict[str, Any] = {
-    "resampling_method": "sinc_interp_kaiser",
-    "lowpass_filter_width": 64,
-    "rolloff": 0.9475937167399596,
-    "beta": 14.769656459379492,
-}
-"""resampy's "kaiser_best", as torchaudio's documentation gives it: steep, as sox's filter is.
-torchaudio's own default is short and would fold what comes above half the rate back below it."""
 
 
 def change_speed(samples: NDArray[np.float32], speed: float) -> NDArray[np.float32]:
@@ -44,19 +34,9 @@ def change_speed(samples: NDArray[np.float32], speed: float) -> NDArray[np.float
     Returns:
         Shape (ceil(N / speed),).
     """
-    if speed == AS_RECORDED:
-        return samples
-    import torch  # heavy, and needed only here
-
-    from mariana_asr.audio_backend import torchaudio
-
     # Taken for audio of a rate ``speed`` times as high, and brought back to the true one.
     ratio = Fraction(round(speed * 100), 100)
-    resampled = torchaudio.functional.resample(
-        torch.tensor(samples), ratio.numerator, ratio.denominator, **_FILTER
-    )
-    changed: NDArray[np.float32] = resampled.numpy()
-    return changed
+    return resample(samples, ratio.numerator, ratio.denominator)
 
 
 def copy_name(name: str, speed: float) -> str:

@@ -14,7 +14,9 @@ from numpy.typing import NDArray
 from mariana_asr.archives import ArchiveWriter, read_script
 from mariana_asr.corpus.audio import iterate_audio, recording_of
 from mariana_asr.corpus.datadir import FEATURES_FILE, DataDir
+from mariana_asr.corpus.speed import AS_RECORDED
 from mariana_asr.errors import DataError, FormatError
+from mariana_asr.features.augmentation.distortion import Distorter
 from mariana_asr.features.cmvn import accumulate_cmvn_stats
 from mariana_asr.features.compute import compute_features
 from mariana_asr.features.fbank import FbankOptions
@@ -87,6 +89,7 @@ def extract_features(
     options: MfccOptions | FbankOptions,
     *,
     beside: DataDir | None = None,
+    distorter: Distorter | None = None,
     compress: bool = False,
     jobs: int = 1,
     allow_pipes: bool = False,
@@ -110,18 +113,23 @@ def extract_features(
         beside: A data directory whose features come first in each frame, with these after them
             (Kaldi: paste-feats). Utterances without features there, or with another number of
             frames, are skipped and listed.
+        distorter: What changes the audio first; speeds (``utt2speed``) come before it.
         compress: Store 8 bits a value, as Kaldi's recipes do.
         jobs: Number of processes.
         allow_pipes: Run the commands in ``wav.scp`` that end in ``|``.
 
     Raises:
-        DataError: The directory has neither audio nor features, or is ``out_dir`` itself.
+        DataError: The directory has neither audio nor features, is ``out_dir`` itself, or has no
+            audio to distort.
         FormatError: Its features, to be adopted, were computed with other options.
         StageError: No utterance could be used; its message gives the first reasons.
     """
     settings: Settings | None = options.model_dump()
     if data.wav:
-        stage, computed = "feature extraction", _computed(data, options, jobs, allow_pipes)
+        stage = "feature extraction"
+        computed = _computed(data, options, distorter, jobs, allow_pipes)
+    elif distorter is not None:
+        raise DataError("no wav.scp: without audio there is nothing to distort", where=data.path)
     elif data.feats:
         given = read_feature_settings(data.path)
         differences = {} if given is None else compare_settings(options.model_dump(), given)
@@ -164,7 +172,11 @@ def _joined(first: DataDir, computed: Iterable[_Computed]) -> Iterator[_Computed
 
 
 def _computed(
-    data: DataDir, options: MfccOptions | FbankOptions, jobs: int, allow_pipes: bool
+    data: DataDir,
+    options: MfccOptions | FbankOptions,
+    distorter: Distorter | None,
+    jobs: int,
+    allow_pipes: bool,
 ) -> Iterator[_Computed]:
     by_recording: dict[str, list[str]] = {}
     for utterance in data.utterances:
@@ -174,8 +186,20 @@ def _computed(
             yield _Computed(utterance, reason=str(error))
     work = partial(_compute_recording, options=options, allow_pipes=allow_pipes)
     recordings = (_one_recording(data, name, members) for name, members in by_recording.items())
-    for results in parallel_map(work, recordings, jobs=min(jobs, max(1, len(by_recording)))):
+    jobs = min(jobs, max(1, len(by_recording)))
+    for results in parallel_map(
+        work, recordings, jobs=jobs, setup=_set_distorter, setup_arguments=(distorter,)
+    ):
         yield from results
+
+
+_distorter: Distorter | None = None
+"""Of this process, to which it is sent once: it holds recordings for babble."""
+
+
+def _set_distorter(distorter: Distorter | None) -> None:
+    global _distorter
+    _distorter = distorter
 
 
 def _one_recording(data: DataDir, recording: str, utterances: list[str]) -> DataDir:
@@ -200,6 +224,14 @@ def _compute_recording(
 
     for utterance, samples, rate in iterate_audio(data, allow_pipes=allow_pipes, on_error=failed):
         try:
+            if _distorter is not None:
+                samples = _distorter.distort(
+                    samples,
+                    rate,
+                    utterance,
+                    speaker=data.utt2spk[utterance],
+                    speed=data.speeds.get(utterance, AS_RECORDED),
+                )
             feats = compute_features(samples, rate, options, utterance=utterance)
         except DataError as error:
             failed(utterance, error)

@@ -1,0 +1,1 @@
+"""Augmentation of training audio: speed, rooms, noise and volume, as features are computed."""
