@@ -113,12 +113,14 @@ def align(
         jobs: Number of processes.
         acoustic_model: What gives likelihoods of the pdfs of ``final.mdl``, such as a network;
             None takes the GMMs in it.
-        transforms: The speakers' fMLLR transforms, where they are known already.
+        transforms: The speakers' fMLLR transforms, where they are known already; a network on
+            adapted features needs them.
 
     Raises:
         FormatError: A file of the model is missing or damaged; its phones differ from those of
             ``lang``; or the data's features are not those it was trained on.
-        DataError: The data directory has no features.
+        DataError: The data directory has no features, or there are no transforms and the model
+            needs them.
         StageError: No utterance could be aligned.
     """
     model_dir, out_dir = Path(model_dir), Path(out_dir)
@@ -130,6 +132,17 @@ def align(
         unadapted = _read_unadapted(model_dir, acoustic_model.gmm)
     front_end = acoustic_model.front_end
     front_end.check(data.path)
+    if (
+        transforms is not None
+        and not front_end.adapted
+        and not isinstance(acoustic_model, GmmAcousticModel)
+    ):
+        raise FormatError(
+            "there are transforms of speakers, and the network was not trained on adapted features",
+            where=model_dir,
+            remedy="Give no transforms",
+        )
+    front_end.check_speakers(transforms, model_dir)
     report_oov_words(data, lang)
     out_dir.mkdir(parents=True, exist_ok=True)
     if not out_dir.samefile(model_dir):

@@ -14,8 +14,7 @@ from mariana_asr.cli.arguments import (
 )
 from mariana_asr.corpus.datadir import read_data_dir
 from mariana_asr.decode.scorers import load_network
-from mariana_asr.errors import FormatError
-from mariana_asr.features.linear import read_speaker_transforms
+from mariana_asr.features.linear import require_speaker_transforms
 from mariana_asr.lang.langdir import read_lang
 from mariana_asr.options import options_from_assignments
 
@@ -52,9 +51,7 @@ def command(
     and lists of utterances that look wrong (suspects.txt) or failed (skipped.txt).
     """
     options = options_from_assignments(AlignOptions, assignments)
-    known = None
-    if transforms is not None and (known := read_speaker_transforms(transforms)) is None:
-        raise FormatError("no trans.* here", where=transforms)
+    known = None if transforms is None else require_speaker_transforms(transforms)
     summary = align(
         read_data_dir(data),
         read_lang(lang),

@@ -27,6 +27,7 @@ from mariana_asr.decode.results import (
 from mariana_asr.decode.scorers import AdaptedModel, is_speaker_adapted, load_scorer
 from mariana_asr.decode.utterances import UtteranceDecoder
 from mariana_asr.errors import FormatError, summarise
+from mariana_asr.features.front_end import SpeakerTransforms
 from mariana_asr.features.linear import write_speaker_transforms
 from mariana_asr.files import read_json, write_json, write_text
 from mariana_asr.options import validated
@@ -89,6 +90,7 @@ def decode(
     options: DecodeOptions,
     *,
     jobs: int = 1,
+    transforms: SpeakerTransforms | None = None,
 ) -> DecodeSummary:
     """Decode every utterance of a data directory.
 
@@ -101,7 +103,8 @@ def decode(
     A speaker-adapted model (a folder with ``final.alimdl``) is adapted to each speaker, whose
     utterances are then decoded together. ``trans.1`` holds the speakers' transforms, as a Kaldi
     archive, and ``unadapted.txt`` the speakers that have too little data and keep the unit
-    transform, with the reason.
+    transform, with the reason. A network that was trained on adapted features is no such model:
+    it is given the ``transforms`` that such a decoding of the same data has written.
 
     Args:
         data: A data directory with features.
@@ -111,21 +114,24 @@ def decode(
         out_dir: Where to write.
         options: Beams and weights.
         jobs: Number of processes.
+        transforms: Each speaker's fMLLR transform, for a network on adapted features.
 
     Raises:
         FormatError: The model or the graph is damaged, they do not belong together, or the data
-            directory's features are not those that the model was trained on.
+            directory's features are not those that the model was trained on; or there are
+            transforms, and the model is no network on adapted features.
+        DataError: There are no transforms for a network on adapted features.
         StageError: No utterance at all could be decoded.
     """
     out_dir, model_dir, graph_dir = Path(out_dir), Path(model_dir), Path(graph_dir)
-    frame_shift = _check_inputs(data, model_dir, graph_dir, options)
+    frame_shift = _check_inputs(data, model_dir, graph_dir, options, transforms)
     # Without the summary a directory that is written half is never taken for a whole one.
     for name in (SUMMARY_FILE, TRANSFORMS_FILE, UNADAPTED_FILE):
         (out_dir / name).unlink(missing_ok=True)
     adapts = _adapts(model_dir, options)
     skipped = Skipped("decoding")
     partial: list[str] = []
-    transforms: dict[str, FmllrResult] = {}
+    estimated: dict[str, FmllrResult] = {}
     done, frames, seconds = 0, 0, 0.0
     with (
         _scratch_folder(out_dir) as scratch,
@@ -136,12 +142,12 @@ def decode(
             _by_speaker(data) if adapts else _one_by_one(data),
             jobs=jobs,
             setup=_set_up,
-            setup_arguments=(data, model_dir, graph_dir, options, scratch),
+            setup_arguments=(data, model_dir, graph_dir, options, scratch, transforms),
         )
         try:
             for batch in results:
                 seconds += batch.seconds
-                transforms |= batch.transforms
+                estimated |= batch.transforms
                 for result in batch.utterances:
                     files.write(result)
                     frames += result.frames
@@ -157,8 +163,8 @@ def decode(
         # In here, so that with nothing decoded no hypotheses appear.
         skipped.finish(out_dir / "skipped.txt", done - len(skipped))
     if adapts:
-        write_speaker_transforms(out_dir, {s: r.matrix for s, r in transforms.items()})
-        report_unadapted(out_dir, transforms)
+        write_speaker_transforms(out_dir, {s: r.matrix for s, r in estimated.items()})
+        report_unadapted(out_dir, estimated)
     summary = DecodeSummary(
         utterances=len(data.utt2spk),
         decoded=done - len(skipped),
@@ -166,8 +172,8 @@ def decode(
         skipped=len(skipped),
         audio_seconds=round(frames * frame_shift, 3),
         decode_seconds=round(seconds, 3),
-        speakers=len(transforms),
-        unadapted=sum(not result.adapted for result in transforms.values()),
+        speakers=len(estimated),
+        unadapted=sum(not result.adapted for result in estimated.values()),
     )
     _write_summary(out_dir, summary, sorted(partial), options)
     return summary
@@ -197,10 +203,23 @@ def read_decode_record(decode_dir: str | Path) -> DecodeRecord:
     return DecodeRecord(rtf, validated(DecodeOptions, options, str(path)))
 
 
-def _check_inputs(data: DataDir, model_dir: Path, graph_dir: Path, options: DecodeOptions) -> float:
+def _check_inputs(
+    data: DataDir,
+    model_dir: Path,
+    graph_dir: Path,
+    options: DecodeOptions,
+    transforms: SpeakerTransforms | None,
+) -> float:
     """Check that data, model and graph belong together; returns the frame shift in seconds."""
     scorer, graph = load_scorer(model_dir), read_graph(graph_dir)
     scorer.front_end.check(data.path)
+    if transforms is not None and not scorer.front_end.adapted:
+        raise FormatError(
+            "there are transforms of speakers, and the model is no network on adapted features",
+            where=model_dir,
+            remedy="Give no transforms: speaker-adapted GMMs estimate their own",
+        )
+    scorer.front_end.check_speakers(transforms, model_dir)
     graph.check(len(scorer.pdf_of_transition_id))
     if _adapts(model_dir, options):
         read_silence_phones(graph_dir)
@@ -265,7 +284,12 @@ _decoder: _Decoder | None = None
 
 
 def _set_up(
-    data: DataDir, model_dir: Path, graph_dir: Path, options: DecodeOptions, scratch: Path
+    data: DataDir,
+    model_dir: Path,
+    graph_dir: Path,
+    options: DecodeOptions,
+    scratch: Path,
+    transforms: SpeakerTransforms | None,
 ) -> None:
     global _decoder
     graph = read_graph(graph_dir)
@@ -274,7 +298,7 @@ def _set_up(
         _decoder = SpeakerDecoder(data, model, graph, options, scratch)
     else:
         scorer = load_scorer(model_dir, prior_scale=options.prior_scale)
-        _decoder = UtteranceDecoder(data, scorer, graph, options, scratch)
+        _decoder = UtteranceDecoder(data, scorer, graph, options, scratch, transforms)
 
 
 def _release() -> None:

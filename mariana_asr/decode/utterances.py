@@ -14,6 +14,7 @@ from mariana_asr.decode.results import Batch, BatchResult, UtteranceResult
 from mariana_asr.decode.scorers import Scorer
 from mariana_asr.decode.search import LatticeDecoder
 from mariana_asr.errors import DataError, MarianaError
+from mariana_asr.features.front_end import SpeakerTransforms
 
 
 @dataclass(frozen=True)
@@ -55,11 +56,18 @@ class UtteranceDecoder:
     """Decodes utterances, each for itself."""
 
     def __init__(
-        self, data: DataDir, scorer: Scorer, graph: Graph, options: DecodeOptions, scratch: Path
+        self,
+        data: DataDir,
+        scorer: Scorer,
+        graph: Graph,
+        options: DecodeOptions,
+        scratch: Path,
+        speakers: SpeakerTransforms | None = None,
     ) -> None:
-        """``scratch`` is a folder for lattices that are wanted."""
+        """``scratch`` is a folder for lattices that are wanted; ``speakers`` are transforms."""
         self._data = data
         self._scorer = scorer
+        self._speakers = speakers
         self._decoder = LatticeDecoder(graph, scorer.pdf_of_transition_id, options)
         self._maker = ResultMaker(graph, options, scratch)
 
@@ -71,7 +79,7 @@ class UtteranceDecoder:
 
     def _decode(self, utterance: str) -> UtteranceResult:
         try:
-            feats = self._scorer.front_end.read(self._data, utterance)
+            feats = self._scorer.front_end.read(self._data, utterance, self._speakers)
             raw, complete = self._decoder.search(self._scorer.log_likelihoods(feats), utterance)
             return self._maker.result(
                 utterance, Lattice.from_raw(raw), frames=len(feats), complete=complete
