@@ -76,7 +76,7 @@ class NetworkSize:
             hidden_layers=self.hidden_layers,
             hidden_dim=self.hidden_dim,
             activation="sigmoid",
-            batch_norm=False,
+            normalisation="none",
             dropout=0.0,
             left_context=CONTEXT,
             right_context=CONTEXT,

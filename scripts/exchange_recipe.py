@@ -28,7 +28,7 @@ ADAPTIVE = ("train.minibatch_size=1024", "train.schedule={type: exponential, epo
 SGD = (*ADAPTIVE, "train.learning_rate=0.001")
 SIGMOID = (
     "model.activation=sigmoid",
-    "model.batch_norm=false",
+    "model.normalisation=none",
     "model.dropout=0",
     "train.minibatch_size=256",
     "train.schedule={type: newbob, max_iters: 4}",

@@ -15,6 +15,7 @@ from torch.nn.utils import skip_init
 from mariana_asr.errors import RecipeError
 from mariana_asr.nnet.dnn import Dnn
 from mariana_asr.nnet.dropout import FrameNoise
+from mariana_asr.nnet.options.pretrainable import pretraining_problem
 
 EXTREME_SHARE = 1e-4
 """Shares of a binary unit are kept so far from 0 and 1 when its bias is set, as in nnet1."""
@@ -132,8 +133,8 @@ class DenoisingAutoencoder(PretrainingObjective):
 
     Vincent et al., "Extracting and composing robust features with denoising autoencoders" (2008).
     The decoder has weights of its own. Binary inputs are restored through a sigmoid, by
-    cross-entropy; others linearly, by half the squared error. Batch norm and non-linearity are
-    part of the encoder.
+    cross-entropy; others linearly, by half the squared error. Normalisation and non-linearity
+    are part of the encoder.
     """
 
     def __init__(self, network: Dnn, number: int, corruption: float) -> None:
@@ -144,7 +145,7 @@ class DenoisingAutoencoder(PretrainingObjective):
         self.encoder = nn.Sequential(*encoder)
         assert isinstance(encoder[0], nn.Linear)
         weight = encoder[0].weight
-        hidden, visible = weight.shape
+        hidden, visible = network.options.hidden_dim, weight.shape[1]
         self.decoder = skip_init(
             nn.Linear, hidden, visible, device=weight.device, dtype=weight.dtype
         )
@@ -192,7 +193,7 @@ class DenoisingChoice(Protocol):
 
 
 def pretraining_stages(
-    network: Dnn, options: BoltzmannChoice | DenoisingChoice
+    network: nn.Module, options: BoltzmannChoice | DenoisingChoice
 ) -> list[tuple[str, PretrainingObjective]]:
     """The stages of a network's pretraining in their order.
 
@@ -205,17 +206,16 @@ def pretraining_stages(
         For each layer the name that its parameters begin with, and its objective.
 
     Raises:
-        RecipeError: Boltzmann machines cannot be stacked of such layers.
+        RecipeError: Such a network cannot be pretrained, or not so.
     """
-    if options.type == "rbm" and any(
-        isinstance(module, nn.BatchNorm1d | nn.ReLU) for module in network.hidden
-    ):
+    if not isinstance(network, Dnn):
         raise RecipeError(
-            "Boltzmann machines are stacked of layers with sigmoid units and without batch norm",
+            "only fully connected networks are pretrained layer by layer",
             where="train.pretraining",
-            remedy="Set the network's activation: sigmoid and batch_norm: false, or pretrain with "
-            "type: denoising",
         )
+    problem = pretraining_problem(network.options, options.type)
+    if problem is not None:
+        raise RecipeError(problem[0], where="train.pretraining", remedy=problem[1])
     stages: list[tuple[str, PretrainingObjective]] = []
     places = [at for at, module in enumerate(network.hidden) if isinstance(module, nn.Linear)]
     for number, place in enumerate(places):
@@ -228,7 +228,7 @@ def pretraining_stages(
 
 
 def hidden_layers(network: Dnn) -> list[list[nn.Module]]:
-    """Each hidden layer's linear map, batch norm if it has one, and non-linearity.
+    """Each hidden layer's linear map, normalisation if it has one, and non-linearity.
 
     Dropout is left out: what a layer learns here it learns from its whole input.
     """

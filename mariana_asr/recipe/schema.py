@@ -15,10 +15,12 @@ from mariana_asr.align.training.triphone import DeltasOptions
 from mariana_asr.corpus.prepare import PreparerOptions
 from mariana_asr.decode.options import DecodeOptions
 from mariana_asr.engine.options import EngineOptions, TrainOptions
+from mariana_asr.features.frames import frame_differences
 from mariana_asr.features.mfcc import MfccOptions
 from mariana_asr.features.options import FeatureOptions
 from mariana_asr.lang.options import GraphOptions, LangOptions, LmOptions
 from mariana_asr.nnet.options import DnnOptions, ModelOptions
+from mariana_asr.nnet.options.pretrainable import pretraining_problem
 from mariana_asr.options import Options, default_tag
 from mariana_asr.score.results import Metric
 
@@ -104,6 +106,11 @@ class NetworkSections(Options):
     train: TrainOptions = TrainOptions()
     engine: EngineOptions = EngineOptions()
 
+    @model_validator(mode="after")
+    def _check(self) -> "NetworkSections":
+        _check_pretraining(self.model, self.train)
+        return self
+
 
 class DecodeSection(DecodeOptions):
     """Which sets are decoded, and how; the beams' defaults are those of Kaldi's steps/decode.sh.
@@ -156,7 +163,36 @@ class Recipe(Options):
     def _check(self) -> "Recipe":
         if self.align.kaldi is not None and self.lang.lexicon is not None:
             raise ValueError("align.kaldi.lang has a lexicon already: leave out lang.lexicon")
+        _check_pretraining(self.model, self.train)
+        self._check_network_features()
         return self
+
+    @property
+    def adapting_stage(self) -> str:
+        """The stage whose decoding estimates the transforms for networks on adapted features."""
+        return f"decode_{'ali' if self.align.kaldi is not None else self.align.rungs[-1]}"
+
+    def _check_network_features(self) -> None:
+        """Check that the stages before can give the network what it asks for."""
+        if self.model.adapted:
+            if self.align.tri3 is None and self.align.kaldi is None:
+                raise ValueError(
+                    "model.adapted needs GMMs that are adapted to speakers: train align.tri3, or "
+                    "name Kaldi's in align.kaldi"
+                )
+            if not self.decode.adapt:
+                raise ValueError(
+                    "model.adapted needs the transforms that decoding with the GMMs estimates: "
+                    "set decode.adapt to true"
+                )
+        if self.model.features is not None:
+            differences = frame_differences(self.features, self.model.features)
+            if differences:
+                name, (theirs, own) = next(iter(differences.items()))
+                raise ValueError(
+                    f"model.features.{name} is {own}, features.{name} is {theirs}: the network's "
+                    "frames must be those that the GMMs align, so give both the same value"
+                )
 
     @field_validator("name")
     @classmethod
@@ -164,3 +200,10 @@ class Recipe(Options):
         if not re.fullmatch(r"[\w][\w.+-]*", name):
             raise ValueError("must be letters, digits and . _ + - (it names a folder)")
         return name
+
+
+def _check_pretraining(model: ModelOptions, train: TrainOptions) -> None:
+    if train.pretraining is not None:
+        problem = pretraining_problem(model, train.pretraining.type)
+        if problem is not None:
+            raise ValueError(f"train.pretraining: {problem[0]}. {problem[1]}")

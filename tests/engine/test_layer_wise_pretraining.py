@@ -31,10 +31,10 @@ SIGMOID = DnnOptions(
     left_context=1,
     right_context=1,
     activation="sigmoid",
-    batch_norm=False,
+    normalisation="none",
     dropout=0.0,
 )
-RELU = SIGMOID.model_copy(update={"activation": "relu", "batch_norm": True, "dropout": 0.2})
+RELU = SIGMOID.model_copy(update={"activation": "relu", "normalisation": "batch", "dropout": 0.2})
 KINDS = {
     "rbm": (SIGMOID, RbmOptions(epochs=2, first_layer_epochs=3)),
     "denoising": (RELU, DenoisingOptions(epochs=2)),

@@ -11,7 +11,7 @@ from mariana_asr.nnet.dnn import Dnn, DnnOptions
 from mariana_asr.nnet.dropout import FrameDropout
 from mariana_asr.nnet.splicing import gather_windows, window_offsets
 
-PLAIN = {"batch_norm": False, "dropout": 0.0}
+PLAIN = {"normalisation": "none", "dropout": 0.0}
 KALDI = {**PLAIN, "activation": "sigmoid"}
 
 
@@ -55,22 +55,23 @@ def test_rectified_networks_keep_the_variance_from_layer_to_layer():
     assert network.hidden(inputs).square().mean().item() == pytest.approx(1, rel=0.3)
 
 
-@pytest.mark.parametrize("activation", ["sigmoid", "relu"])
-@pytest.mark.parametrize("batch_norm", [False, True])
+@pytest.mark.parametrize("activation", ["sigmoid", "relu", "maxout", "pnorm"])
+@pytest.mark.parametrize("normalisation", ["none", "batch", "layer"])
 @pytest.mark.parametrize("dropout", [0.0, 0.3])
-def test_every_kind_of_layer_trains(activation, batch_norm, dropout):
+def test_every_kind_of_layer_trains(activation, normalisation, dropout):
     options = DnnOptions(
         hidden_layers=2,
         hidden_dim=32,
         activation=activation,
-        batch_norm=batch_norm,
+        normalisation=normalisation,
         dropout=dropout,
         left_context=1,
         right_context=2,
     )
     network = Dnn(options, frame_dim=3, num_outputs=4)
     kinds = {type(layer) for layer in network.hidden}
-    assert (nn.BatchNorm1d in kinds) == batch_norm
+    assert (nn.BatchNorm1d in kinds) == (normalisation == "batch")
+    assert (nn.LayerNorm in kinds) == (normalisation == "layer")
     assert (FrameDropout in kinds) == (dropout > 0)
     inputs = torch.randn(50, 12, generator=torch.Generator().manual_seed(1))
     network(inputs).square().sum().backward()

@@ -14,7 +14,7 @@ from mariana_asr.nnet.pretraining import (
     pretraining_stages,
 )
 
-SIGMOID = {"activation": "sigmoid", "batch_norm": False, "dropout": 0.3}
+SIGMOID = {"activation": "sigmoid", "normalisation": "none", "dropout": 0.3}
 FRAME_DIM, WINDOW, HIDDEN = 4, 3, 20
 
 
@@ -91,9 +91,9 @@ def test_the_gradient_is_that_of_contrastive_divergence(number):
     [
         ("rbm", SIGMOID),
         ("denoising", SIGMOID),
-        ("denoising", {"activation": "relu", "batch_norm": True, "dropout": 0.2}),
-        ("denoising", {"activation": "relu", "batch_norm": False, "dropout": 0.0}),
-        ("denoising", {"activation": "sigmoid", "batch_norm": True, "dropout": 0.0}),
+        ("denoising", {"activation": "relu", "normalisation": "batch", "dropout": 0.2}),
+        ("denoising", {"activation": "relu", "normalisation": "none", "dropout": 0.0}),
+        ("denoising", {"activation": "sigmoid", "normalisation": "batch", "dropout": 0.0}),
     ],
 )
 def test_each_layer_learns_to_restore_its_input(kind, options):
@@ -146,7 +146,7 @@ def test_only_the_layer_in_training_is_changed(kind, own):
 
 
 def test_layers_below_are_in_evaluation_mode_whatever_the_network_is_set_to():
-    network = network_of(batch_norm=True, dropout=0.5).train()
+    network = network_of(normalisation="batch", dropout=0.5).train()
     _, objective = pretraining_stages(network, options_of("denoising", 0.2))[2]
     inputs = frames(50)
     objective.train()
@@ -210,9 +210,9 @@ def test_binary_visible_units_begin_with_their_mean():
             assert (objective.layer.bias == 0).all()
 
 
-@pytest.mark.parametrize("wrong", [{"activation": "relu"}, {"batch_norm": True}])
-def test_boltzmann_machines_need_sigmoid_units_without_batch_norm(wrong):
-    with pytest.raises(RecipeError, match="batch_norm: false"):
+@pytest.mark.parametrize("wrong", [{"activation": "relu"}, {"normalisation": "batch"}])
+def test_boltzmann_machines_need_sigmoid_units_without_normalisation(wrong):
+    with pytest.raises(RecipeError, match="normalisation: none"):
         pretraining_stages(network_of(**{**SIGMOID, **wrong}), options_of("rbm"))
 
 

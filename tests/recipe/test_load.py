@@ -66,7 +66,7 @@ def test_a_misspelt_override_is_told_too(tmp_path: Path) -> None:
 def test_a_bad_value_is_told_with_what_is_allowed(tmp_path: Path) -> None:
     text = message_of(tmp_path, "corpus: {preparer: an4}\nmodel: {activation: tanh}\n")
     assert "model.activation: 'tanh' given" in text
-    assert "'sigmoid' or 'relu'" in text
+    assert "'sigmoid', 'relu', 'maxout' or 'pnorm'" in text
     assert "corpus: {'preparer': 'timit'} given" in message_of(
         tmp_path, "corpus: {preparer: timit}\n"
     )

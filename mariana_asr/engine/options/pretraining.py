@@ -11,7 +11,7 @@ class RbmOptions(Options):
     """A stack of restricted Boltzmann machines, by contrastive divergence (Hinton 2006).
 
     The first machine has Gaussian inputs. Rates are those of Kaldi's steps/nnet/pretrain_dbn.sh,
-    a minibatch's mean. The network needs sigmoid units and no batch norm.
+    a minibatch's mean. The network needs sigmoid units and no normalisation.
     """
 
     type: Literal["rbm"] = "rbm"

@@ -65,7 +65,12 @@ def train(workers: Workers, stores, out: Path, exchange, optimiser: str, accumul
     """Parameters and buffers after 50 steps."""
     frames = FrameStore.open(stores[0]).num_frames
     rule, rate = OPTIMISERS[optimiser]
-    network = Dnn(NETWORK.model_copy(update={"batch_norm": accumulate == 1}), DIM, CLASSES, seed=5)
+    network = Dnn(
+        NETWORK.model_copy(update={"normalisation": "batch" if accumulate == 1 else "none"}),
+        DIM,
+        CLASSES,
+        seed=5,
+    )
     options = TrainOptions(
         learning_rate=rate,
         optimiser=rule,

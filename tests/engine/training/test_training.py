@@ -36,7 +36,12 @@ MEASURED = (
 """Keys of the log whose values no two runs share."""
 
 NETWORK = DnnOptions(
-    hidden_layers=2, hidden_dim=24, left_context=1, right_context=2, dropout=0.1, batch_norm=True
+    hidden_layers=2,
+    hidden_dim=24,
+    left_context=1,
+    right_context=2,
+    dropout=0.1,
+    normalisation="batch",
 )
 OPTIONS = TrainOptions(
     learning_rate=0.002,
