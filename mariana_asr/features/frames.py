@@ -132,6 +132,20 @@ class FrameOptions(Options):
             )
 
 
+def frame_differences(one: FrameOptions, other: FrameOptions) -> dict[str, tuple[Any, Any]]:
+    """Options by which two kinds of features may cut the same audio into other frames.
+
+    Returns:
+        Names of the options, with both values.
+    """
+    names = ["sample_frequency", "frame_shift", "snip_edges"]
+    if one.snip_edges:
+        # Otherwise the number of frames depends on the shift alone.
+        names.append("frame_length")
+    pairs = {name: (getattr(one, name), getattr(other, name)) for name in names}
+    return {name: (mine, theirs) for name, (mine, theirs) in pairs.items() if mine != theirs}
+
+
 def _mel(hertz: Any) -> Any:
     return 1127.0 * np.log1p(np.asarray(hertz) / 700.0)
 

@@ -132,7 +132,9 @@ def _network(path: Path) -> Facts:
 
     model = AcousticModel.load(path)
     parameters = sum(p.numel() for p in model.network.parameters())
-    for name, value in model.options.model_dump(exclude={"transform"}).items():
+    for name, value in model.options.model_dump(
+        exclude={"transform", "features", "adapted"}
+    ).items():
         yield name, str(value)
     yield "parameters", f"{parameters:,}"
     yield "pdfs", f"{model.num_pdfs:,}"

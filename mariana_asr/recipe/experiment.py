@@ -4,12 +4,15 @@ corpus -> features -> lang -> mono -> tri1 -> tri2 -> tri3 -> ali -> frames -> d
                                                            (ali_dnn -> frames_dnn2 -> dnn2)
 
 Of each GMM system and network the hypotheses come from decode_SYSTEM, on graph_SYSTEM of the GMM
-whose pdfs it has. A recipe that names Kaldi's alignments has no GMM systems.
+whose pdfs it has. A recipe that names Kaldi's alignments has no GMM systems. Features of the
+network's own are made by features_net; networks on adapted features take the speakers' transforms
+from ali and, of the decoded sets, from the decoding of the last GMM system.
 """
 
 from functools import partial
 from pathlib import Path
 
+from mariana_asr.align.utterances import GmmAcousticModel
 from mariana_asr.corpus.prepare import check_corpus, corpus_files
 from mariana_asr.engine.options.engine import RUN_OPTIONS
 from mariana_asr.files import write_text
@@ -19,6 +22,7 @@ from mariana_asr.options import Options
 from mariana_asr.recipe.kaldi_import import (
     kaldi_alignment_files,
     kaldi_lang_files,
+    kaldi_model_dir,
 )
 from mariana_asr.recipe.language import read_section_dictionary
 from mariana_asr.recipe.load import recipe_text
@@ -30,7 +34,7 @@ from mariana_asr.recipe.runner import (
     run_stages,
 )
 from mariana_asr.recipe.schema import Recipe
-from mariana_asr.recipe.work import TRAIN, StageWork
+from mariana_asr.recipe.work import NETWORK_FEATURES, TRAIN, StageWork
 from mariana_asr.score.report import REPORT_FILE
 from mariana_asr.score.results import RESULTS_JSON, RESULTS_TEXT
 
@@ -103,7 +107,22 @@ class Experiment:
             # Only here: this imports torch, and runs code that is not ours.
             from mariana_asr.nnet.build import build_network
 
-            build_network(model, model.transform.dim(self.recipe.features.dim), TRIED_OUTPUTS)
+            build_network(model, self._frame_dim, TRIED_OUTPUTS)
+
+    @property
+    def _frame_dim(self) -> int:
+        """Values a frame that the network is given."""
+        recipe, model, align = self.recipe, self.recipe.model, self.recipe.align
+        dim = 0
+        if model.takes_unadapted:
+            dim += model.transform.dim((model.features or recipe.features).dim)
+        if not model.adapted:
+            return dim
+        if align.kaldi is not None:
+            return dim + GmmAcousticModel.load(kaldi_model_dir(align.kaldi)).front_end.dim
+        if align.tri2 is not None:
+            return dim + align.tri2.dim
+        return dim + (align.tri1 or align.mono).transform.dim(recipe.features.dim)
 
     def stages(self) -> list[Stage]:
         """The stages in order, with what each depends on."""
@@ -132,6 +151,13 @@ class Experiment:
             *(kaldi_lang_files(kaldi, recipe.lang) if kaldi else ()),
         )
         lang_options = recipe.lang.model_dump(mode="json", exclude={"graph"})
+        own = recipe.model.features
+        after = ("corpus", "features") if recipe.model.adapted else ("corpus",)
+        network_features = (
+            []
+            if own is None
+            else [Stage(NETWORK_FEATURES, self._work.network_features, _plain(own), after=after)]
+        )
         return [
             Stage(
                 "corpus",
@@ -140,6 +166,7 @@ class Experiment:
                 files=corpus_files(recipe.corpus),
             ),
             Stage("features", self._work.features, _plain(recipe.features), after=("corpus",)),
+            *network_features,
             Stage("lang", self._work.lang, lang_options, after=("corpus",), files=lang_files),
         ]
 
@@ -165,15 +192,17 @@ class Experiment:
         align = self.recipe.align
         options = {"labels": _plain(align.labels)}
         if align.kaldi is not None:
+            adapted = self.recipe.model.adapted
             return [
                 Stage(
                     "ali",
                     self._work.import_ali,
                     options,
                     after=("features", "lang"),
-                    files=kaldi_alignment_files(align.kaldi),
+                    files=kaldi_alignment_files(align.kaldi, adapted=adapted),
                 ),
                 self._graph_stage("ali", "lang", f"ali/{TRAIN}"),
+                *([self._decode_stage("ali", "graph_ali")] if adapted else []),
             ]
         last = align.rungs[-1]
         stages = [Stage("ali", self._work.ali, options, after=("features", "lang", last))]
@@ -206,13 +235,15 @@ class Experiment:
             "train": _plain(recipe.train),
             "engine": recipe.engine.model_dump(mode="json", exclude=set(RUN_OPTIONS)),
         }
-        storage = {"storage": recipe.engine.storage}
+        packing = _plain(recipe.model.transform) | {"storage": recipe.engine.storage}
+        if recipe.model.adapted:
+            packing["adapted"] = True
         return [
             Stage(
                 frames,
                 partial(self._work.frames, ali),
-                _plain(recipe.model.transform) | storage,
-                after=("features", ali),
+                packing,
+                after=self._aligned_inputs(ali),
             ),
             Stage(
                 network,
@@ -223,6 +254,17 @@ class Experiment:
             ),
             self._decode_stage(network, self._network_graph),
         ]
+
+    @property
+    def _network_data(self) -> tuple[str, ...]:
+        """The stages that have the features of networks and the utterances that count."""
+        own = self.recipe.model.features is not None
+        return ("features", NETWORK_FEATURES) if own else ("features",)
+
+    def _aligned_inputs(self, *stages: str) -> tuple[str, ...]:
+        """What networks read of a set that the GMMs have aligned, and other stages."""
+        adapted = ("ali",) if self.recipe.model.adapted else ()
+        return tuple(dict.fromkeys((*self._network_data, *adapted, *stages)))
 
     def _network_files(self) -> tuple[Path, ...]:
         """The file of a network of the user's own: another text may be another network."""
@@ -237,7 +279,7 @@ class Experiment:
         realign = self.recipe.align.realign
         if realign is None:
             return []
-        after = ("features", "lang", "dnn")
+        after = self._aligned_inputs("lang", "dnn")
         return [
             Stage("ali_dnn", self._work.realign, _plain(realign), after=after),
             *self._network_stages("dnn2", "ali_dnn"),
@@ -252,11 +294,16 @@ class Experiment:
         )
 
     def _decode_stage(self, system: str, graph: str) -> Stage:
+        after: tuple[str, ...] = ("features",)
+        if system in self.recipe.align.networks:
+            after = self._network_data
+            if self.recipe.model.adapted:
+                after += (self.recipe.adapting_stage,)
         return Stage(
             f"decode_{system}",
-            partial(self._work.decode, system, graph),
+            partial(self._work.decode, f"ali/{TRAIN}" if system == "ali" else system, graph),
             _plain(self.recipe.decode),
-            after=("features", system, graph),
+            after=(*after, system, graph),
         )
 
 

@@ -7,10 +7,14 @@ from pathlib import Path
 
 from mariana_asr.align.alignment import AlignOptions, align
 from mariana_asr.align.phone_tables import check_phones
+from mariana_asr.align.training.sat import UNADAPTED_MODEL
 from mariana_asr.align.transition_ids import alignment_files, iterate_alignments
+from mariana_asr.align.utterances import GmmAcousticModel
 from mariana_asr.archives import write_int_vectors
 from mariana_asr.corpus.datadir import DataDir
 from mariana_asr.errors import FormatError, StageError, counted, summarise
+from mariana_asr.features.kaldi_front_end import write_kaldi_front_end
+from mariana_asr.features.linear import require_speaker_transforms, write_speaker_transforms
 from mariana_asr.files import write_text
 from mariana_asr.lang.grammar import make_grammar
 from mariana_asr.lang.langdir import Lang, read_lang
@@ -40,19 +44,33 @@ def kaldi_lang_files(kaldi: KaldiAlignments, section: LangSection) -> tuple[Path
     return tuple(sorted(path for path in kaldi.lang.rglob("*") if path.is_file()))
 
 
-def kaldi_alignment_files(kaldi: KaldiAlignments) -> tuple[Path, ...]:
+def kaldi_alignment_files(kaldi: KaldiAlignments, *, adapted: bool = False) -> tuple[Path, ...]:
     """Kaldi's alignments, and the files of the model that they were made with.
 
+    Args:
+        kaldi: Where they are.
+        adapted: Whether the speakers' transforms are needed, too.
+
     Raises:
-        FormatError: There is no model, tree or alignment where the recipe says.
+        FormatError: There is no model, tree or alignment where the recipe says; or, if transforms
+            are needed, the model is no speaker-adapted one or there are none.
     """
-    model_dir, needed = _model_dir(kaldi), ("final.mdl", "tree")
+    model_dir, needed = kaldi_model_dir(kaldi), ("final.mdl", "tree")
     remedy = "align.kaldi.ali is what steps/align_*.sh writes: ali.*.gz, final.mdl, tree"
     if not kaldi.ali.exists():
         raise FormatError("no such directory of alignments", where=kaldi.ali, remedy=remedy)
     _require(model_dir, needed, remedy)
+    transforms: tuple[Path, ...] = ()
+    if adapted:
+        remedy = "model.adapted needs a speaker-adapted model by Kaldi, as steps/train_sat.sh "
+        remedy += "trains and steps/align_fmllr.sh aligns with; without one leave it out"
+        _require(model_dir, (UNADAPTED_MODEL,), remedy)
+        transforms = tuple(sorted(model_dir.glob("trans.*")))
+        if not transforms:
+            raise FormatError("no trans.* here", where=model_dir, remedy=remedy)
     extras = (name for name in _MODEL_EXTRAS if (model_dir / name).is_file())
-    return (*(model_dir / name for name in (*needed, *extras)), *alignment_files(kaldi.ali))
+    model = (model_dir / name for name in (*needed, *extras))
+    return (*model, *transforms, *alignment_files(kaldi.ali))
 
 
 def _require(folder: Path, names: Iterable[str], remedy: str) -> None:
@@ -85,17 +103,20 @@ def import_alignments(
     out: Path,
     *,
     jobs: int,
+    adapted: bool = False,
 ) -> None:
     """Take over Kaldi's alignments of a data directory's utterances, with their model.
 
     A set of which Kaldi's alignments have no utterance at all, such as a dev set of its own, is
-    aligned with Kaldi's model.
+    aligned with Kaldi's model. If ``adapted`` the transforms of its speakers come along, too, with
+    what else makes the folder a speaker-adapted system.
 
     Raises:
-        FormatError: A file is missing or damaged, or the phones are not those of ``lang``.
+        FormatError: A file is missing or damaged, the phones are not those of ``lang``, or there
+            is no transform of any speaker.
         StageError: No utterance could be aligned.
     """
-    model_dir = _model_dir(kaldi)
+    model_dir = kaldi_model_dir(kaldi)
     check_phones(lang, model_dir)
     wanted = data.utt2spk.keys()
     out.mkdir(parents=True, exist_ok=True)
@@ -130,6 +151,26 @@ def import_alignments(
     for name in ("final.mdl", "tree"):
         shutil.copyfile(model_dir / name, out / name)
     shutil.copyfile(lang.path / "phones.txt", out / "phones.txt")
+    if adapted:
+        _copy_adaptation(data, model_dir, out)
+
+
+def _copy_adaptation(data: DataDir, model_dir: Path, out: Path) -> None:
+    """Copy the transforms of a set's speakers, and what they are applied to and decoded with."""
+    transforms = require_speaker_transforms(model_dir)
+    known = {s: transforms[s] for s in data.spk2utt if s in transforms}
+    if not known:
+        raise FormatError(
+            f"no transform of a speaker of {data.path.name}: they are of "
+            f"{summarise(sorted(transforms))}, the set has {summarise(list(data.spk2utt))}",
+            where=model_dir / "trans.*",
+            remedy="Speaker ids must be those that Kaldi's data directory had",
+        )
+    write_speaker_transforms(out, known)
+    front_end = GmmAcousticModel.load(model_dir).front_end
+    front_end.save(out)
+    write_kaldi_front_end(out, front_end)
+    shutil.copyfile(model_dir / UNADAPTED_MODEL, out / UNADAPTED_MODEL)
 
 
 def check_overlap(data: DataDir, kaldi: KaldiAlignments) -> None:
@@ -151,5 +192,6 @@ def check_overlap(data: DataDir, kaldi: KaldiAlignments) -> None:
     )
 
 
-def _model_dir(kaldi: KaldiAlignments) -> Path:
+def kaldi_model_dir(kaldi: KaldiAlignments) -> Path:
+    """Where the model is that Kaldi's alignments were made with."""
     return kaldi.ali if kaldi.ali.is_dir() else kaldi.ali.parent

@@ -4,6 +4,9 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
+from numpy.typing import NDArray
+
 from mariana_asr.align.alignment import align
 from mariana_asr.align.formats.model_io import read_transition_model
 from mariana_asr.align.formats.tree_io import read_tree
@@ -19,8 +22,9 @@ from mariana_asr.decode.options import DecodeOptions
 from mariana_asr.decode.scorers import NETWORK, load_network
 from mariana_asr.engine.frames.packing import PackOptions
 from mariana_asr.engine.training.summary import LOG_FILE
-from mariana_asr.errors import RecipeError
+from mariana_asr.errors import DataError, RecipeError
 from mariana_asr.features.extract import extract_features
+from mariana_asr.features.linear import require_speaker_transforms
 from mariana_asr.lang.graph import make_graph
 from mariana_asr.lang.langdir import Lang, read_lang
 from mariana_asr.options import narrowed
@@ -40,6 +44,9 @@ from mariana_asr.score.training_figures import frames_per_second
 from mariana_asr.score.tuning import score_decodes
 
 TRAIN, DEV = "train", "dev"
+
+NETWORK_FEATURES = "features_net"
+"""The stage that computes features of the network's own."""
 
 
 class StageWork:
@@ -62,11 +69,35 @@ class StageWork:
 
     def features(self, out: Path) -> None:
         """Features and CMVN statistics of every set."""
-        for path in sorted((self.folder / "corpus").glob("*/utt2spk")):
+        for data in self._corpus_sets():
             extract_features(
-                read_data_dir(path.parent),
-                out / path.parent.name,
+                data,
+                out / data.path.name,
                 self.recipe.features,
+                jobs=self.jobs,
+                allow_pipes=self.allow_pipes,
+            )
+
+    def network_features(self, out: Path) -> None:
+        """The network's own features of every set, after those of the GMMs if it takes both.
+
+        Raises:
+            DataError: There is no audio.
+        """
+        model = self.recipe.model
+        assert model.features is not None, "the stage is only there where the recipe asks for it"
+        for data in self._corpus_sets():
+            if not data.wav:
+                raise DataError(
+                    "no audio to compute the network's own features of",
+                    where=data.path,
+                    remedy="Leave out model.features",
+                )
+            extract_features(
+                data,
+                out / data.path.name,
+                model.features,
+                beside=self._set(data.path.name) if model.adapted else None,
                 jobs=self.jobs,
                 allow_pipes=self.allow_pipes,
             )
@@ -107,8 +138,15 @@ class StageWork:
         assert kaldi is not None, "the stage is only there where the recipe names them"
         check_overlap(self._set(TRAIN), kaldi)
         for name in (TRAIN, DEV):
-            data = self._set(name)
-            import_alignments(data, self._lang(), kaldi, options, out / name, jobs=self.jobs)
+            import_alignments(
+                self._set(name),
+                self._lang(),
+                kaldi,
+                options,
+                out / name,
+                jobs=self.jobs,
+                adapted=self.recipe.model.adapted,
+            )
 
     def realign(self, out: Path) -> None:
         """Alignments of training and dev set with the first network."""
@@ -118,13 +156,14 @@ class StageWork:
         scorer = load_network(network, prior_scale=options.prior_scale)
         for name in (TRAIN, DEV):
             align(
-                self._set(name),
+                self._network_set(name),
                 self._lang(),
                 network,
                 out / name,
                 options,
                 jobs=self.jobs,
                 acoustic_model=scorer,
+                transforms=self._transforms(self.folder / "ali" / name),
             )
 
     def lang_pron(self, out: Path) -> None:
@@ -155,25 +194,32 @@ class StageWork:
     def decode(self, system: str, graph: str, out: Path) -> None:
         """Hypotheses of a system."""
         options = narrowed(self.recipe.decode, DecodeOptions)
+        is_network = system in self.recipe.align.networks
         for data in self._decoded_sets():
+            name, transforms = data.path.name, None
+            if is_network:
+                data = self._network_set(name)
+                transforms = self._transforms(self.folder / self.recipe.adapting_stage / name)
             decode(
                 data,
                 self.folder / system,
                 self.folder / graph,
-                out / data.path.name,
+                out / name,
                 options,
                 jobs=self.jobs,
+                transforms=transforms,
             )
 
     def frames(self, ali: str, out: Path) -> None:
         """Features and targets, packed for training."""
         for name in (TRAIN, DEV):
             pack_aligned_frames(
-                self._set(name),
+                self._network_set(name),
                 self.folder / ali / name,
                 self.recipe.model,
                 out / name,
                 PackOptions(storage=self.recipe.engine.storage),
+                transform_dir=self.folder / "ali" / name,
             )
 
     def network(self, frames: str, ali: str, out: Path) -> None:
@@ -223,6 +269,22 @@ class StageWork:
     def _dictionary(self) -> Path:
         """The lexicon or dict directory that the recipe names, or the corpus's own."""
         return self.recipe.lang.lexicon or self.folder / "corpus" / "dict"
+
+    def _corpus_sets(self) -> Iterator[DataDir]:
+        for path in sorted((self.folder / "corpus").glob("*/utt2spk")):
+            yield read_data_dir(path.parent)
+
+    def _network_set(self, name: str) -> DataDir:
+        """A set with what networks read; its utterances are those that have the GMMs' features."""
+        data = self._set(name)
+        if self.recipe.model.features is None:
+            return data
+        own = read_data_dir(self.folder / NETWORK_FEATURES / name)
+        return replace(data, path=own.path, feats=own.feats, cmvn=own.cmvn)
+
+    def _transforms(self, folder: Path) -> dict[str, NDArray[np.float32]] | None:
+        """The speakers' transforms in a folder, if networks take adapted features."""
+        return require_speaker_transforms(folder) if self.recipe.model.adapted else None
 
     def _decoded_sets(self) -> Iterator[DataDir]:
         for name in self._names_of_decoded_sets(self.folder / "features"):
