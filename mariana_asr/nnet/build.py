@@ -2,13 +2,33 @@
 
 from collections.abc import Callable, Mapping
 
+from mariana_asr.nnet.cnn import Cnn
+from mariana_asr.nnet.cnn_tdnnf import CnnTdnnf
 from mariana_asr.nnet.custom import build_custom_network
 from mariana_asr.nnet.dnn import Dnn
+from mariana_asr.nnet.lstm import Lstm
 from mariana_asr.nnet.network import FrameNetwork
-from mariana_asr.nnet.options import CustomOptions, DnnOptions, ModelOptions, NetworkOptions
+from mariana_asr.nnet.options import (
+    CnnOptions,
+    CnnTdnnfOptions,
+    CustomOptions,
+    DnnOptions,
+    LstmOptions,
+    ModelOptions,
+    NetworkOptions,
+    TdnnfOptions,
+    TdnnOptions,
+)
+from mariana_asr.nnet.tdnn import Tdnn
+from mariana_asr.nnet.tdnnf import Tdnnf
 
 _NETWORKS: Mapping[type[NetworkOptions], Callable[..., FrameNetwork]] = {
     DnnOptions: Dnn,
+    TdnnOptions: Tdnn,
+    TdnnfOptions: Tdnnf,
+    CnnOptions: Cnn,
+    CnnTdnnfOptions: CnnTdnnf,
+    LstmOptions: Lstm,
     CustomOptions: build_custom_network,
 }
 """What each kind of options builds: called with the options, frame_dim, num_outputs and seed."""
