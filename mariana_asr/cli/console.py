@@ -2,11 +2,11 @@
 
 import logging
 import sys
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 
 import click
-from rich.console import Console
+from rich.console import Console, JustifyMethod
 from rich.table import Table
 
 from mariana_asr.errors import MarianaError
@@ -47,12 +47,25 @@ class Commands(click.Group):
             ctx.exit(130)
 
 
-def print_table(title: str, header: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
-    """Print a table on standard output; words to the left, numbers to the right."""
+def print_table(
+    title: str,
+    header: Sequence[str],
+    rows: Sequence[Sequence[object]],
+    numeric: Collection[int] = (),
+) -> None:
+    """Print a table on standard output; words to the left, numbers to the right.
+
+    Args:
+        title: What it shows.
+        header: Names of the columns.
+        rows: The cells of each row.
+        numeric: Columns whose cells are numbers in words.
+    """
     table = Table(title=title, title_justify="left")
     for column, name in enumerate(header):
-        numeric = rows and all(isinstance(row[column], int | float) for row in rows)
-        table.add_column(name, justify="right" if numeric else "left", overflow="fold")
+        is_numeric = rows and all(isinstance(row[column], int | float) for row in rows)
+        justify: JustifyMethod = "right" if is_numeric or column in numeric else "left"
+        table.add_column(name, justify=justify, overflow="fold")
     for row in rows:
         table.add_row(*(f"{v:.2f}" if isinstance(v, float) else str(v) for v in row))
     Console(width=None if sys.stdout.isatty() else 120).print(table)

@@ -13,6 +13,7 @@ from mariana_asr.logs import start_logging
     cls=Commands,
     commands_in={
         "train": "train",
+        "sweep": "sweep",
         "validate": "validate",
         "prepare": "prepare",
         "subset": "subset",
@@ -39,8 +40,8 @@ from mariana_asr.logs import start_logging
 def main(verbose: bool) -> None:
     """Train acoustic models for speech recognition, from recordings to a word error rate.
 
-    `train` runs a whole recipe. The other commands are its stages, one at a time, on Kaldi's
-    directories; words of the form KEY=VALUE after their arguments set the options that the
-    recipe's sections have.
+    `train` runs a whole recipe, `sweep` many variants of one. The other commands are a recipe's
+    stages, one at a time, on Kaldi's directories; words of the form KEY=VALUE after their arguments
+    set the options that the recipe's sections have.
     """
     start_logging(logging.DEBUG if verbose else logging.INFO)

@@ -4,13 +4,18 @@ import os
 from collections.abc import Callable
 
 
+def under_torchrun() -> bool:
+    """Whether torchrun started this process."""
+    return "TORCHELASTIC_RUN_ID" in os.environ
+
+
 def with_team(lead: Callable[[], None]) -> None:
     """Run a command; under torchrun in the first process, which calls the others to train.
 
     Raises:
         MarianaError: Whatever the command or a training raises.
     """
-    if "TORCHELASTIC_RUN_ID" not in os.environ:
+    if not under_torchrun():
         # Without torch, whose import takes seconds.
         lead()
         return

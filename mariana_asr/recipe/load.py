@@ -1,6 +1,7 @@
 """Reading a recipe: YAML, overrides, and paths made absolute."""
 
 from collections.abc import Iterable, Mapping
+from copy import deepcopy
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -32,11 +33,11 @@ def load_recipe(
             at once, each with its key path, what was given and what is allowed.
     """
     path = Path(path)
-    tree = _read_yaml(path)
+    tree = read_yaml(path, "a recipe", "sections such as corpus, features and model")
     for keys, value in parse_assignments(overrides):
         set_key(tree, keys, value)
     for key, value in (changes or {}).items():
-        set_key(tree, key.split("."), value)
+        set_key(tree, key.split("."), deepcopy(value))
     tree.setdefault("name", path.stem if path.stem != "recipe" else path.resolve().parent.name)
     recipe = validated(Recipe, tree, str(path))
     return _with_absolute_paths(recipe, path.resolve().parent)
@@ -47,7 +48,17 @@ def recipe_text(recipe: Recipe) -> str:
     return yaml.safe_dump(recipe.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
 
 
-def _read_yaml(path: Path) -> dict[str, Any]:
+def read_yaml(path: Path, what: str, expected: str) -> dict[str, Any]:
+    """Read a YAML file that holds keys and values.
+
+    Args:
+        path: The file.
+        what: What it should be, for an error's message.
+        expected: What it should hold.
+
+    Raises:
+        RecipeError: It is missing or is something else.
+    """
     try:
         with open(path, encoding="utf-8") as file:
             tree = yaml.load(file, Loader=_UniqueKeyLoader)
@@ -60,7 +71,7 @@ def _read_yaml(path: Path) -> dict[str, Any]:
         raise RecipeError(f"not YAML: {error.problem}", where=f"{path}:{line}") from error
     if not isinstance(tree, dict):
         raise RecipeError(
-            "not a recipe: expected sections such as corpus, features and model",
+            f"not {what}: expected {expected}",
             where=path,
             remedy="recipes/ has examples",
         )
