@@ -28,6 +28,7 @@ from mariana_asr.logs import start_logging
         "pronunciations": "pronunciations",
         "graph": "graph",
         "train-nnet": "train_nnet",
+        "factor": "factor",
         "decode": "decode",
         "score": "score",
         "info": "info",

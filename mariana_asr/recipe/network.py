@@ -15,6 +15,7 @@ from mariana_asr.align.pdf_groups import pdf_groups
 from mariana_asr.align.transition_ids import check_transition_ids, read_alignments
 from mariana_asr.align.utterances import GmmAcousticModel
 from mariana_asr.corpus.datadir import DataDir
+from mariana_asr.decode.scorers import NETWORK
 from mariana_asr.engine.frames.frame_store import FrameStore
 from mariana_asr.engine.frames.packing import PackOptions, pack_frames
 from mariana_asr.engine.options import EngineOptions, TrainOptions
@@ -182,11 +183,16 @@ def train_acoustic_model(
         groups=pdf_groups(ali_dir) if options.loss.needs_groups else None,
     )
     priors = log_priors_from_counts(np.asarray(train.class_counts))
-    AcousticModel(network, model, front_end, priors).save(out_dir / "nnet.pt")
-    phones = ("phones.txt",) if (ali_dir / "phones.txt").exists() else ()
-    for name in ("final.mdl", "tree", *phones):
-        shutil.copyfile(ali_dir / name, out_dir / name)
+    AcousticModel(network, model, front_end, priors).save(out_dir / NETWORK)
+    copy_transition_model(ali_dir, out_dir)
     return summary
+
+
+def copy_transition_model(model_dir: Path, out_dir: Path) -> None:
+    """Copy what a network's pdfs belong to: ``final.mdl``, ``tree``, and ``phones.txt`` if any."""
+    phones = ("phones.txt",) if (model_dir / "phones.txt").exists() else ()
+    for name in ("final.mdl", "tree", *phones):
+        shutil.copyfile(model_dir / name, out_dir / name)
 
 
 def _with_bands(options: TrainOptions, front_end: FrontEnd) -> TrainOptions:

@@ -9,6 +9,7 @@ from torch import nn
 from mariana_asr.features.splice import splice
 from mariana_asr.nnet.dnn import Dnn, DnnOptions
 from mariana_asr.nnet.dropout import FrameDropout
+from mariana_asr.nnet.grouping import PNorm
 from mariana_asr.nnet.splicing import gather_windows, window_offsets
 
 PLAIN = {"normalisation": "none", "dropout": 0.0}
@@ -49,10 +50,119 @@ def test_sigmoid_networks_begin_as_kaldi_nnet1_does():
     assert dict(network.named_parameters())["output.bias"] is network.output.bias
 
 
-def test_rectified_networks_keep_the_variance_from_layer_to_layer():
-    network = Dnn(DnnOptions(hidden_dim=800, **PLAIN), frame_dim=40, num_outputs=600)
+@pytest.mark.parametrize("bottleneck", [None, 400])
+@pytest.mark.parametrize(
+    ("activation", "group_size"), [("relu", 1), ("maxout", 2), ("maxout", 5), ("pnorm", 5)]
+)
+def test_networks_begin_by_keeping_the_mean_square_from_layer_to_layer(
+    activation, group_size, bottleneck
+):
+    options = DnnOptions(
+        hidden_dim=800,
+        hidden_layers=2,
+        activation=activation,
+        group_size=group_size,
+        bottleneck=bottleneck,
+        **PLAIN,
+    )
+    network = Dnn(options, frame_dim=40, num_outputs=600)
     inputs = torch.randn(500, 440, generator=torch.Generator().manual_seed(1))
     assert network.hidden(inputs).square().mean().item() == pytest.approx(1, rel=0.3)
+
+
+def test_factored_sigmoid_layers_begin_with_products_as_large_as_single_matrices():
+    options = DnnOptions(hidden_dim=600, bottleneck=100, **KALDI)
+    single = DnnOptions(hidden_dim=600, **KALDI)
+    products = [
+        layer.outer.weight @ layer.inner.weight for layer in Dnn(options, 40, 3).hidden_maps()
+    ]
+    matrices = [layer.weight for layer in Dnn(single, 40, 3).hidden_maps()]
+    for product, matrix in zip(products, matrices, strict=True):
+        assert product.std().item() == pytest.approx(matrix.std().item(), rel=0.05)
+
+
+def by_hand(network, inputs):
+    """The logits in evaluation mode, as a plain program in numpy gives them."""
+    options = network.options
+    state = {name: tensor.double().numpy() for name, tensor in network.state_dict().items()}
+    prefixes = [name.removesuffix("weight") for name in state if name.endswith("weight")]
+    values = (inputs + state["normalisation.shift"]) * state["normalisation.scale"]
+    groups = options.group_size
+    for number in range(options.hidden_layers):
+        before = values
+        if options.bottleneck is not None:
+            values = values @ state[prefixes.pop(0) + "weight"].T
+        prefix = prefixes.pop(0)
+        values = values @ state[prefix + "weight"].T
+        if options.normalisation == "none":
+            values = values + state[prefix + "bias"]
+        else:
+            prefix = prefixes.pop(0)
+            if options.normalisation == "batch":
+                mean, variance = state[prefix + "running_mean"], state[prefix + "running_var"]
+            else:
+                mean, variance = values.mean(axis=1)[:, None], values.var(axis=1)[:, None]
+            values = (values - mean) / np.sqrt(variance + 1e-5)
+            values = values * state[prefix + "weight"] + state[prefix + "bias"]
+        if options.activation == "sigmoid":
+            values = 1 / (1 + np.exp(-values))
+        elif options.activation == "relu":
+            values = np.maximum(values, 0)
+        else:
+            rows = []
+            for row in values:
+                units = [row[i * groups : (i + 1) * groups] for i in range(len(row) // groups)]
+                if options.activation == "maxout":
+                    rows.append([max(group) for group in units])
+                else:
+                    rows.append([sum(abs(x) ** 2 for x in group) ** (1 / 2) for group in units])
+            values = np.array(rows)
+        if options.residual and number > 0:
+            values = values + before
+    assert prefixes == ["output."]
+    return values @ state["output.weight"].T + state["output.bias"]
+
+
+@pytest.mark.parametrize("normalisation", ["none", "batch", "layer"])
+@pytest.mark.parametrize("activation", ["sigmoid", "relu", "maxout", "pnorm"])
+@pytest.mark.parametrize("extras", [{}, {"residual": True, "bottleneck": (5, 3, 4)}])
+def test_logits_are_those_of_a_plain_program(activation, normalisation, extras):
+    options = DnnOptions(
+        hidden_layers=3,
+        hidden_dim=8,
+        group_size=3,
+        activation=activation,
+        normalisation=normalisation,
+        left_context=1,
+        right_context=2,
+        **extras,
+    )
+    network = Dnn(options, frame_dim=3, num_outputs=4)
+    network.set_input_statistics(np.array([1.0, 2.0, 3.0]), np.array([0.5, 4.0, 2.0]))
+    inputs = torch.randn(60, 12, generator=torch.Generator().manual_seed(1)) * 2
+    with torch.no_grad():
+        for parameter in network.parameters():
+            if parameter.dim() == 1:  # scales and shifts, as if trained
+                parameter.uniform_(0.2, 1.5, generator=torch.Generator().manual_seed(2))
+    network(inputs)  # for running statistics
+    logits = network.eval()(inputs).detach().numpy()
+    np.testing.assert_allclose(logits, by_hand(network, inputs.double().numpy()), atol=2e-4)
+
+
+def test_a_group_of_zeros_has_a_gradient():
+    inputs = torch.zeros(2, 6, requires_grad=True)
+    PNorm(3)(inputs).sum().backward()
+    assert torch.equal(inputs.grad, torch.zeros(2, 6))
+
+
+def test_longer_windows_give_each_frame_the_logits_of_its_own_window():
+    network = Dnn(DnnOptions(hidden_dim=8, left_context=2, right_context=1), 3, 4).eval()
+    assert (network.chunk_frames, network.exact_chunks) == (1, True)
+    frames = torch.randn(2, 10, 3, generator=torch.Generator().manual_seed(1))
+    windows = [frames[n, t : t + 4].flatten() for n in range(2) for t in range(7)]
+    expected = network(torch.stack(windows))
+    torch.testing.assert_close(network(frames.flatten(1)), expected)
+    torch.testing.assert_close(network.output(network.hidden_of(frames.flatten(1))), expected)
 
 
 @pytest.mark.parametrize("activation", ["sigmoid", "relu", "maxout", "pnorm"])
@@ -129,6 +239,10 @@ def test_gathered_windows_are_spliced_frames(left, right):
         {"activation": "tanh"},
         {"dropout": 1.0},
         {"left_context": -1},
+        {"group_size": 0},
+        {"normalisation": "group"},
+        {"bottleneck": 0},
+        {"hidden_layers": 3, "bottleneck": [8, 8]},
         {"hiden_dim": 5},
     ],
 )
