@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from pydantic import TypeAdapter
 
 from mariana_asr.errors import DataError, FormatError, RecipeError
-from mariana_asr.features.front_end import FrontEnd, TransformOptions
+from mariana_asr.features.front_end import FrontEnd
 from mariana_asr.files import atomic_file
 from mariana_asr.nnet.build import build_network
 from mariana_asr.nnet.network import FrameNetwork
@@ -25,9 +25,9 @@ logger = logging.getLogger(__name__)
 _MODEL_OPTIONS: TypeAdapter[ModelOptions] = TypeAdapter(ModelOptions)
 
 FORMAT = "mariana-asr acoustic model"
-VERSION = 1
+VERSION = 2
 
-CHUNK_FRAMES = 2048
+SCORED_FRAMES = 2048
 """Frames scored at a time, so that memory does not grow with an utterance's length."""
 
 UNSEEN_LOG_PRIOR = math.sqrt(float(np.finfo(np.float32).max))
@@ -130,14 +130,18 @@ class AcousticModel:
         device = next(self.network.parameters()).device
         frames = torch.as_tensor(np.ascontiguousarray(features, dtype=np.float32), device=device)
         priors = prior_scale * torch.as_tensor(self.log_priors, device=device)
-        offsets = window_offsets(self.network.left_context, self.network.right_context, device)
+        network = self.network
+        exact = network.exact_chunks and network.chunk_frames > 1
+        stretch = min(SCORED_FRAMES, length) if exact else network.chunk_frames
+        offsets = window_offsets(network.left_context, network.right_context + stretch - 1, device)
+        step = max(1, SCORED_FRAMES // stretch) * stretch
         with torch.inference_mode():
-            for begin in range(0, length, CHUNK_FRAMES):
-                end = min(begin + CHUNK_FRAMES, length)
-                centre = torch.arange(begin, end, dtype=torch.int32, device=device)
+            for begin in range(0, length, step):
+                end = min(begin + step, length)
+                centre = torch.arange(begin, end, stretch, dtype=torch.int32, device=device)
                 first = torch.zeros_like(centre)
                 windows = gather_windows(frames, centre, first, first + length - 1, offsets)
-                posteriors = torch.log_softmax(self.network(windows), dim=1)
+                posteriors = torch.log_softmax(network(windows)[: end - begin], dim=1)
                 scores[begin:end] = (posteriors - priors).cpu().numpy()
         return scores
 
@@ -151,11 +155,7 @@ class AcousticModel:
             "network": self.options.model_dump(mode="json"),
             "frame_dim": self.network.frame_dim,
             "num_outputs": self.network.num_outputs,
-            "front_end": {
-                "features": self.front_end.features,
-                "feature_dim": self.front_end.feature_dim,
-                "transform": self.front_end.transform.model_dump(mode="json"),
-            },
+            "front_end": self.front_end.to_tree(),
         }
         content: dict[str, Any] = {
             "format": FORMAT,
@@ -164,6 +164,8 @@ class AcousticModel:
             "log_priors": torch.from_numpy(self.log_priors.copy()),
             "state": {name: tensor.cpu() for name, tensor in self.network.state_dict().items()},
         }
+        if self.front_end.matrix is not None:
+            content["matrix"] = torch.from_numpy(self.front_end.matrix.copy())
         content["sha256"] = _digest(content)
         with atomic_file(path) as temporary:
             torch.save(content, temporary)
@@ -193,11 +195,8 @@ class AcousticModel:
             options = _MODEL_OPTIONS.validate_python(description["network"])
             network = build_network(options, description["frame_dim"], description["num_outputs"])
             network.load_state_dict(content["state"])
-            front_end = FrontEnd(
-                description["front_end"]["features"],
-                description["front_end"]["feature_dim"],
-                TransformOptions.model_validate(description["front_end"]["transform"]),
-            )
+            matrix = content["matrix"].numpy() if "matrix" in content else None
+            front_end = FrontEnd.from_tree(description["front_end"], path, matrix)
             model = cls(network.to(device), options, front_end, content["log_priors"].numpy())
         except RecipeError as error:
             raise FormatError(
@@ -212,6 +211,8 @@ def _digest(content: dict[str, Any]) -> str:
     """SHA-256 of a model's content: torch's files have checksums, but torch does not check them."""
     digest = hashlib.sha256(content["description"].encode())
     tensors = {"log_priors": content["log_priors"], **content["state"]}
+    if "matrix" in content:
+        tensors["front_end.matrix"] = content["matrix"]
     for name, tensor in sorted(tensors.items()):
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
         digest.update(tensor.contiguous().numpy().tobytes())
