@@ -26,7 +26,7 @@ def make_model(**options):
         right_context=1,
         transform=transform,
         activation="sigmoid",
-        batch_norm=False,
+        normalisation="none",
         dropout=0.0,
     ).model_copy(update=options)
     network = build_network(settings, frame_dim=6, num_outputs=4, seed=9)
@@ -67,7 +67,7 @@ def test_scores_are_log_posteriors_minus_log_priors(length):
 def test_long_utterances_are_scored_in_chunks_with_the_same_result(monkeypatch):
     model = make_model()
     whole = model.log_likelihoods(features(100))
-    monkeypatch.setattr(acoustic_model, "CHUNK_FRAMES", 7)
+    monkeypatch.setattr(acoustic_model, "SCORED_FRAMES", 7)
     np.testing.assert_allclose(model.log_likelihoods(features(100)), whole, rtol=1e-6, atol=1e-6)
 
 
@@ -76,7 +76,7 @@ def test_an_utterance_without_frames_has_no_scores():
 
 
 def test_dropout_and_batch_statistics_are_off_when_scoring():
-    model = make_model(dropout=0.5, batch_norm=True)
+    model = make_model(dropout=0.5, normalisation="batch")
     model.network.train()
     model = AcousticModel(model.network, model.options, model.front_end, model.log_priors)
     first = model.log_likelihoods(features(9))
@@ -98,7 +98,7 @@ def test_pdfs_without_training_frames_get_the_prior_of_kaldi_nnet1():
 
 
 def test_a_saved_model_gives_the_same_scores(tmp_path: Path):
-    model = make_model(batch_norm=True)
+    model = make_model(normalisation="batch")
     model.save(tmp_path / "nnet.pt")
     assert [path.name for path in tmp_path.iterdir()] == ["nnet.pt"]
     loaded = AcousticModel.load(tmp_path / "nnet.pt")

@@ -40,7 +40,7 @@ ModelOptions = Annotated[
     | CnnTdnnfOptions
     | LstmOptions
     | CustomOptions,
-    BeforeValidator(_with_type),
     Field(discriminator="type"),
+    BeforeValidator(_with_type),
 ]
 """Options of any kind of network; ``type`` says which. ``nnet/build.py`` says what they build."""
