@@ -88,7 +88,7 @@ def prepare(options: AishellOptions, out: Path) -> None:
 def _read_transcripts(path: Path) -> dict[str, str]:
     transcripts = {}
     try:
-        lines = path.read_text(encoding="utf-8-sig").splitlines()
+        lines = path.read_text(encoding="utf-8-sig").split("\n")
     except UnicodeDecodeError as error:
         raise FormatError("not UTF-8", where=path) from error
     for number, line in enumerate(lines, 1):

@@ -5,6 +5,7 @@ import re
 import unicodedata
 from collections import Counter
 from collections.abc import Iterable
+from functools import cache
 from itertools import groupby
 from types import ModuleType
 from typing import Any, Literal
@@ -14,8 +15,6 @@ from pydantic import Field
 from mariana_asr.corpus.prepare.mandarin_pronunciation import HAN, missing_package
 from mariana_asr.options import Options
 
-_CHARACTERS = 5000
-_WORDS = 50000
 _TOKEN = re.compile(rf"[{HAN}]|[^\W_{HAN}]+")
 _CHINESE = re.compile(rf"[{HAN}]+")
 
@@ -26,10 +25,12 @@ class MandarinOptions(Options):
     words: Literal["characters", "jieba"] = "characters"
     """``characters``: each character is a word. ``jieba``: transcripts are cut into words of
     jieba's dictionary. The character error rate does not depend on where words end."""
-    lexicon_size: int | None = Field(default=None, ge=0)
-    """How many of the most frequent characters, or words, of jieba's dictionary the lexicon has
-    besides the characters of the training transcripts; by default 5000 characters, or 50000
-    words with all their characters."""
+    lexicon_size: int = Field(default=5000, ge=0)
+    """How many of the most frequent characters of jieba's dictionary the lexicon has besides
+    those of the training transcripts."""
+    lexicon_words: int = Field(default=50000, ge=1)
+    """With ``words: jieba``: how many of the most frequent words of two and more characters of
+    jieba's dictionary the lexicon has besides characters."""
 
 
 class Vocabulary:
@@ -46,17 +47,21 @@ class Vocabulary:
         Raises:
             MissingPackageError: jieba is not installed.
         """
+        words = _dictionary_frequencies()
+        characters = _character_frequencies()
         self._by_jieba = options.words == "jieba"
-        self._frequencies = _dictionary_frequencies()
-        if not self._by_jieba:
-            self._frequencies = _character_frequencies(self._frequencies)
-        size = options.lexicon_size
-        if size is None:
-            size = _WORDS if self._by_jieba else _CHARACTERS
-        self.counts = dict(self._frequencies.most_common(size))
+        # Where words are cut, a character counts as often as it is a word of its own.
+        self._frequencies = words if self._by_jieba else characters
         self._tokenizer: Any = None
-        # What is no word of the lexicon is spelled with characters.
-        self.add_characters(list(self.counts))
+        self.counts: dict[str, int] = {}
+        self.add_characters(
+            character for character, _ in characters.most_common(options.lexicon_size)
+        )
+        if self._by_jieba:
+            longer = Counter({word: count for word, count in words.items() if len(word) > 1})
+            self.counts.update(longer.most_common(options.lexicon_words))
+            # What is no word of the lexicon is spelled with characters.
+            self.add_characters(list(self.counts))
 
     def add_characters(self, texts: Iterable[str]) -> None:
         """Make all Chinese characters of some texts words of their own."""
@@ -102,6 +107,7 @@ def is_chinese_word(word: str) -> bool:
     return _CHINESE.fullmatch(word) is not None
 
 
+@cache
 def _dictionary_frequencies() -> Counter[str]:
     """The words of jieba's dictionary that are Chinese throughout, with their counts."""
     frequencies: Counter[str] = Counter()
@@ -113,9 +119,11 @@ def _dictionary_frequencies() -> Counter[str]:
     return frequencies
 
 
-def _character_frequencies(words: Counter[str]) -> Counter[str]:
+@cache
+def _character_frequencies() -> Counter[str]:
+    """The characters of those words, with the counts of all words that they come in."""
     characters: Counter[str] = Counter()
-    for word, count in words.items():
+    for word, count in _dictionary_frequencies().items():
         for character in word:
             characters[character] += count
     return characters

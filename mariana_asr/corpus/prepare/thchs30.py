@@ -78,7 +78,7 @@ def _transcript(file: Path) -> str | None:
 
 def _lines(path: Path) -> list[str]:
     try:
-        return path.read_text(encoding="utf-8-sig").split("\n")[:3]
+        return path.read_text(encoding="utf-8-sig").splitlines()
     except FileNotFoundError:
         return []
     except UnicodeDecodeError as error:
