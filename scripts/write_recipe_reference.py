@@ -18,11 +18,11 @@ from mariana_asr.recipe.schema import Recipe
 PAGE = Path(__file__).parents[1] / "docs" / "recipe.md"
 INTRODUCTION = """# The recipe
 
-One YAML file describes an experiment. Its sections follow the flow: `corpus`, `features`, `lang`,
-`align`, `model`, `train`, `engine`, `decode`, `score`. Only `corpus` is required; `name` names the
-folder of the outputs, `exp/NAME`, and is by default the recipe's own. Unknown keys are refused,
-with a guess at what was meant. Relative paths are relative to the recipe's file. Any key can be
-overridden on the command line:
+One YAML file describes an experiment. Its sections follow the flow: `corpus`, `features`,
+`augmentation`, `lang`, `align`, `model`, `train`, `engine`, `decode`, `score`. Only `corpus` is
+required; `name` names the folder of the outputs, `exp/NAME`, and is by default the recipe's own.
+Unknown keys are refused, with a guess at what was meant. Relative paths are relative to the
+recipe's file. Any key can be overridden on the command line:
 
     mariana-asr train recipe.yaml model.hidden_dim=2048 train.learning_rate=0.004
 

@@ -10,7 +10,7 @@ from mariana_asr.corpus.datadir import read_data_dir
 from mariana_asr.engine.frames.packing import PackOptions
 from mariana_asr.errors import RecipeError
 from mariana_asr.options import options_from_assignments
-from mariana_asr.recipe.network import pack_aligned_frames, train_acoustic_model
+from mariana_asr.recipe.network import AlignedData, pack_aligned_frames, train_acoustic_model
 from mariana_asr.recipe.schema import NetworkSections
 
 
@@ -61,14 +61,8 @@ def command(
             ("train", data, ali, transform_dir),
             ("dev", held_out_data, held_out_ali, held_out_transform_dir),
         ):
-            pack_aligned_frames(
-                read_data_dir(directory),
-                alignments,
-                options.model,
-                frames / name,
-                packing,
-                transform_dir=transforms,
-            )
+            part = AlignedData(read_data_dir(directory), alignments, transforms)
+            pack_aligned_frames([part], options.model, frames / name, packing)
         train_acoustic_model(
             frames / "train",
             frames / "dev",

@@ -53,7 +53,7 @@ def _prefix(speed: float) -> str:
     return f"sp{speed:g}-"
 
 
-def perturbed_copies(data: DataDir, speeds: Sequence[float], path: Path) -> DataDir:
+def perturbed_copies(data: DataDir, speeds: Sequence[float], path: str | Path) -> DataDir:
     """Add copies of all utterances at other speeds.
 
     No audio is written: a copy has the recording of its original, and ``utt2speed`` says how fast
@@ -91,7 +91,7 @@ def perturbed_copies(data: DataDir, speeds: Sequence[float], path: Path) -> Data
         )
     return replace(
         data,
-        path=path,
+        path=Path(path),
         utt2spk={copy_name(u, s): copy_name(data.utt2spk[u], s) for u, s in every},
         text={copy_name(u, s): data.text[u] for u, s in every if u in data.text},
         wav=data.wav

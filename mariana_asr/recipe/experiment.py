@@ -6,15 +6,19 @@ corpus -> features -> lang -> mono -> tri1 -> tri2 -> tri3 -> ali -> frames -> d
 Of each GMM system and network the hypotheses come from decode_SYSTEM, on graph_SYSTEM of the GMM
 whose pdfs it has. A recipe that names Kaldi's alignments has no GMM systems. Features of the
 network's own are made by features_net; networks on adapted features take the speakers' transforms
-from ali and, of the decoded sets, from the decoding of the last GMM system.
+from ali and, of the decoded sets, from the decoding of the last GMM system. Copies of the training
+set at other speeds have stages of their own, whose names end in _sp; what networks are to read in
+rooms and noise is made by features_aug.
 """
 
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
 from mariana_asr.align.utterances import GmmAcousticModel
 from mariana_asr.corpus.prepare import check_corpus, corpus_files
 from mariana_asr.engine.options.engine import RUN_OPTIONS
+from mariana_asr.features.augmentation.noises import check_recordings, recordings_of
 from mariana_asr.files import write_text
 from mariana_asr.lang.options import ArpaLm
 from mariana_asr.nnet.options import CustomOptions
@@ -34,7 +38,17 @@ from mariana_asr.recipe.runner import (
     run_stages,
 )
 from mariana_asr.recipe.schema import Recipe
-from mariana_asr.recipe.work import NETWORK_FEATURES, TRAIN, StageWork
+from mariana_asr.recipe.sets import (
+    COPIES,
+    COPIES_SUFFIX,
+    DEV,
+    DISTORTED_FEATURES,
+    NETWORK_COPIES,
+    NETWORK_FEATURES,
+    TRAIN,
+    TRAIN_COPIES,
+)
+from mariana_asr.recipe.work import StageWork
 from mariana_asr.score.report import REPORT_FILE
 from mariana_asr.score.results import RESULTS_JSON, RESULTS_TEXT
 
@@ -79,6 +93,7 @@ class Experiment:
         """
         check_corpus(self.recipe.corpus)
         self._check_network()
+        self._check_recordings()
         if self.recipe.lang.lexicon is not None:
             read_section_dictionary(self.recipe.lang, self.recipe.lang.lexicon)
 
@@ -89,6 +104,7 @@ class Experiment:
             MarianaError: Whatever a stage raises.
         """
         self._check_network()
+        self._check_recordings()
         write_text(self.folder / RECIPE_FILE, recipe_text(self.recipe))
         run_stages(self.stages(), self.folder, self.shared)
 
@@ -109,15 +125,18 @@ class Experiment:
 
             build_network(model, self._frame_dim, TRIED_OUTPUTS)
 
+    def _check_recordings(self) -> None:
+        """Look for recordings of noise and rooms, before the hours of other stages."""
+        if self.recipe.augmentation is not None:
+            check_recordings(self.recipe.augmentation)
+
     @property
     def _frame_dim(self) -> int:
         """Values a frame that the network is given."""
         recipe, model, align = self.recipe, self.recipe.model, self.recipe.align
-        dim = 0
-        if model.takes_unadapted:
-            dim += model.transform.dim((model.features or recipe.features).dim)
         if not model.adapted:
-            return dim
+            return model.transform.dim((model.features or recipe.features).dim)
+        dim = 0 if model.features is None else model.transform.dim(model.features.dim)
         if align.kaldi is not None:
             return dim + GmmAcousticModel.load(kaldi_model_dir(align.kaldi)).front_end.dim
         if align.tri2 is not None:
@@ -151,13 +170,6 @@ class Experiment:
             *(kaldi_lang_files(kaldi, recipe.lang) if kaldi else ()),
         )
         lang_options = recipe.lang.model_dump(mode="json", exclude={"graph"})
-        own = recipe.model.features
-        after = ("corpus", "features") if recipe.model.adapted else ("corpus",)
-        network_features = (
-            []
-            if own is None
-            else [Stage(NETWORK_FEATURES, self._work.network_features, _plain(own), after=after)]
-        )
         return [
             Stage(
                 "corpus",
@@ -165,10 +177,51 @@ class Experiment:
                 _plain(recipe.corpus),
                 files=corpus_files(recipe.corpus),
             ),
-            Stage("features", self._work.features, _plain(recipe.features), after=("corpus",)),
-            *network_features,
+            *self._feature_stages(),
             Stage("lang", self._work.lang, lang_options, after=("corpus",), files=lang_files),
         ]
+
+    def _feature_stages(self) -> list[Stage]:
+        """Features of the GMMs, of the network's own, and of variants of the training set."""
+        recipe, work = self.recipe, self._work
+        own, adapted, augmentation = (
+            recipe.model.features,
+            recipe.model.adapted,
+            recipe.augmentation,
+        )
+        features = _plain(recipe.features)
+        stages = [Stage("features", work.features, features, after=("corpus",))]
+        if own is not None:
+            after = ("corpus", "features") if adapted else ("corpus",)
+            stages.append(Stage(NETWORK_FEATURES, work.network_features, _plain(own), after))
+        if augmentation is None:
+            return stages
+        speeds = {"speeds": list(augmentation.speeds)}
+        if COPIES in self._copy_features:
+            stages.append(Stage(COPIES, work.copies, features | speeds, after=("corpus",)))
+        if own is not None and NETWORK_COPIES in self._copy_features:
+            after = ("corpus", COPIES) if adapted else ("corpus",)
+            stages.append(Stage(NETWORK_COPIES, work.network_copies, _plain(own) | speeds, after))
+        if augmentation.distorts:
+            options = {
+                "augmentation": _plain(augmentation),
+                "recordings": recordings_of(augmentation),
+                "features": features,
+                "own": None if own is None else _plain(own),
+                "adapted": adapted,
+            }
+            stages.append(Stage(DISTORTED_FEATURES, work.distorted, options, after=("corpus",)))
+        return stages
+
+    @property
+    def _copy_features(self) -> tuple[str, ...]:
+        """The stages that have features of the training set's copies, undistorted."""
+        recipe = self.recipe
+        if not recipe.has_speed_copies:
+            return ()
+        read = not recipe.distorts or recipe.align.realign is not None
+        own = recipe.model.features is not None and read
+        return (COPIES, NETWORK_COPIES) if own else (COPIES,)
 
     def _gmm_stages(self) -> list[Stage]:
         """A GMM system after the other, each with its graph and its hypotheses."""
@@ -193,19 +246,16 @@ class Experiment:
         options = {"labels": _plain(align.labels)}
         if align.kaldi is not None:
             adapted = self.recipe.model.adapted
+            files = kaldi_alignment_files(align.kaldi, adapted=adapted)
             return [
-                Stage(
-                    "ali",
-                    self._work.import_ali,
-                    options,
-                    after=("features", "lang"),
-                    files=kaldi_alignment_files(align.kaldi, adapted=adapted),
+                *self._alignment(
+                    "ali", self._work.import_ali, options, ("features", "lang"), files
                 ),
                 self._graph_stage("ali", "lang", f"ali/{TRAIN}"),
                 *([self._decode_stage("ali", "graph_ali")] if adapted else []),
             ]
         last = align.rungs[-1]
-        stages = [Stage("ali", self._work.ali, options, after=("features", "lang", last))]
+        stages = self._alignment("ali", self._work.ali, options, ("features", "lang", last))
         if align.pronunciations is not None:
             stages += [
                 Stage(
@@ -216,6 +266,22 @@ class Experiment:
                 ),
                 self._graph_stage("pron", "lang_pron", last),
             ]
+        return stages
+
+    def _alignment(
+        self,
+        name: str,
+        work: Callable[[Sequence[str], Path], None],
+        options: Mapping[str, object],
+        after: tuple[str, ...],
+        files: tuple[Path, ...] = (),
+    ) -> list[Stage]:
+        """Alignment of the training and the dev set, and in a stage apart of the copies."""
+        stages = [Stage(name, partial(work, (TRAIN, DEV)), options, after, files)]
+        if self.recipe.has_speed_copies:
+            copies = partial(work, (TRAIN_COPIES,))
+            after = (*after, *self._copy_features, *(("ali_sp",) if name != "ali" else ()))
+            stages.append(Stage(f"{name}{COPIES_SUFFIX}", copies, options, after, files))
         return stages
 
     @property
@@ -243,7 +309,7 @@ class Experiment:
                 frames,
                 partial(self._work.frames, ali),
                 packing,
-                after=self._aligned_inputs(ali),
+                after=self._aligned_inputs(ali, *self._training_variants(ali)),
             ),
             Stage(
                 network,
@@ -266,6 +332,13 @@ class Experiment:
         adapted = ("ali",) if self.recipe.model.adapted else ()
         return tuple(dict.fromkeys((*self._network_data, *adapted, *stages)))
 
+    def _training_variants(self, ali: str) -> tuple[str, ...]:
+        """The stages that have variants of the training set, and the alignments of copies."""
+        recipe, stages = self.recipe, self._copy_features
+        if recipe.has_speed_copies:
+            stages += ("ali_sp", f"{ali}{COPIES_SUFFIX}")
+        return (*stages, DISTORTED_FEATURES) if recipe.distorts else stages
+
     def _network_files(self) -> tuple[Path, ...]:
         """The file of a network of the user's own: another text may be another network."""
         if not isinstance(self.recipe.model, CustomOptions):
@@ -281,7 +354,7 @@ class Experiment:
             return []
         after = self._aligned_inputs("lang", "dnn")
         return [
-            Stage("ali_dnn", self._work.realign, _plain(realign), after=after),
+            *self._alignment("ali_dnn", self._work.realign, _plain(realign), after),
             *self._network_stages("dnn2", "ali_dnn"),
         ]
 

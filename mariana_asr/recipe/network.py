@@ -2,8 +2,8 @@
 
 import logging
 import shutil
-from collections.abc import Iterator
-from dataclasses import replace
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import cast
 
@@ -44,12 +44,19 @@ def network_front_end(data: DataDir, model: NetworkOptions, gmm_dir: str | Path)
     Raises:
         DataError: The directory has no usable features.
         FormatError: The GMMs are missing, or were trained on other features.
+        RecipeError: A transform is asked for that nothing would be transformed by.
     """
     if not model.adapted:
         return FrontEnd.of(data, model.transform)
     front_end = GmmAcousticModel.load(Path(gmm_dir)).front_end
     settings, beside = read_feature_settings(data.path), None
     parts = settings_of_parts(settings)
+    if parts is None and not model.transform_is_default:
+        raise RecipeError(
+            "model.transform has no effect on adapted features, whose transform is that of the "
+            f"GMMs, and {data.path} has no others beside them",
+            remedy="Leave it out, or compute features with --beside",
+        )
     if parts is not None:
         settings, others = parts
         dim = read_feature_dim(data) - front_end.feature_dim
@@ -61,61 +68,92 @@ def network_front_end(data: DataDir, model: NetworkOptions, gmm_dir: str | Path)
     return front_end
 
 
+@dataclass(frozen=True)
+class AlignedData:
+    """A data directory with the alignments of its utterances.
+
+    Attributes:
+        data: The data directory, with features.
+        ali_dir: Folder with ``final.mdl`` and the alignments made with it.
+        transform_dir: For adapted features, the folder of an alignment of the same data with the
+            speaker-adapted GMMs, with the speakers' transforms (``trans.*``); None stands for
+            ``ali_dir``.
+        prefix: What comes before the ids of its utterances, where other parts have the same ones.
+    """
+
+    data: DataDir
+    ali_dir: Path
+    transform_dir: Path | None = None
+    prefix: str = ""
+
+    def front_end(self, model: NetworkOptions) -> FrontEnd:
+        """The front end of a network that is trained on it (``network_front_end``)."""
+        return network_front_end(self.data, model, self.transform_dir or self.ali_dir)
+
+
 def pack_aligned_frames(
-    data: DataDir,
-    ali_dir: str | Path,
+    parts: Sequence[AlignedData],
     model: NetworkOptions,
     out_dir: str | Path,
     options: PackOptions | None = None,
-    *,
-    transform_dir: str | Path | None = None,
 ) -> None:
-    """Pack a data directory's features and the pdfs of its alignments into a frame store.
+    """Pack the features of data directories and the pdfs of their alignments into a frame store.
 
     Args:
-        data: A data directory with features.
-        ali_dir: Folder with ``final.mdl`` and the alignments made with it.
+        parts: One or several data directories, aligned with the same model.
         model: What the network asks for: what is done to the features before they are stored.
         out_dir: The frame store, with the front end (``front_end.json``) and ``skipped.txt``.
         options: How the frames are stored.
-        transform_dir: For adapted features, the folder of an alignment of the same data with the
-            speaker-adapted GMMs, with the speakers' transforms (``trans.*``); by default
-            ``ali_dir``.
 
     Raises:
         FormatError: The alignments or the model are missing, damaged, or of another model; or
             there are no transforms, and the network asks for adapted features.
-        DataError: There are no features.
+        DataError: There are no features, or those of two parts differ in kind.
         StageError: No utterance has both features and an alignment.
     """
-    ali_dir = Path(ali_dir)
-    transform_dir = ali_dir if transform_dir is None else transform_dir
-    transition_model = read_transition_model(ali_dir / "final.mdl")
-    pdfs = transition_id_to_pdf(transition_model)
-    alignments = read_alignments(ali_dir)
-    skipped = Skipped(f"packing frames of {data.path.name}")
-    front_end = network_front_end(data, model, transform_dir)
-    speakers = None
-    if model.adapted:
-        speakers = require_speaker_transforms(transform_dir)
-        front_end.check_speakers(speakers, transform_dir)
-
-    def aligned() -> Iterator[tuple[str, NDArray[np.float32], NDArray[np.int32]]]:
-        for utterance, features in front_end.iterate(data, skipped=skipped, speakers=speakers):
-            if utterance not in alignments:
-                skipped.add(utterance, f"no alignment in {ali_dir}")
-                continue
-            check_transition_ids(alignments[utterance], transition_model)
-            yield utterance, features, pdfs[alignments[utterance]]
-
+    names = ", ".join(part.data.path.name for part in parts)
+    skipped = Skipped(f"packing frames of {names}")
+    front_end = parts[0].front_end(model)
+    for part in parts[1:]:
+        if part.front_end(model) != front_end:
+            raise DataError(f"its features differ from those of {names}", where=part.data.path)
+    models = [part.ali_dir / "final.mdl" for part in parts]
+    num_pdfs = read_transition_model(models[0]).num_pdfs
+    for path in models[1:]:
+        if path.read_bytes() != models[0].read_bytes():
+            raise DataError(f"another model than {models[0]}", where=path)
     pack_frames(
         out_dir,
-        aligned(),
-        num_outputs=transition_model.num_pdfs,
+        (utterance for part in parts for utterance in _aligned(part, front_end, skipped)),
+        num_outputs=num_pdfs,
         options=options,
         skipped=skipped,
     )
     front_end.save(out_dir)
+
+
+def _aligned(
+    part: AlignedData, front_end: FrontEnd, skipped: Skipped
+) -> Iterator[tuple[str, NDArray[np.float32], NDArray[np.int32]]]:
+    """Yield (utterance, features, pdfs) of a part; what cannot be used goes to ``skipped``."""
+    transition_model = read_transition_model(part.ali_dir / "final.mdl")
+    pdfs = transition_id_to_pdf(transition_model)
+    alignments = read_alignments(part.ali_dir)
+    speakers = None
+    if front_end.adapted:
+        transform_dir = part.transform_dir or part.ali_dir
+        speakers = require_speaker_transforms(transform_dir)
+        front_end.check_speakers(speakers, transform_dir)
+    unread = Skipped(skipped.stage)
+    for utterance, features in front_end.iterate(part.data, skipped=unread, speakers=speakers):
+        name = part.prefix + utterance
+        if utterance not in alignments:
+            skipped.add(name, f"no alignment in {part.ali_dir}")
+            continue
+        check_transition_ids(alignments[utterance], transition_model)
+        yield name, features, pdfs[alignments[utterance]]
+    for utterance, reason in unread.reasons.items():
+        skipped.add(part.prefix + utterance, reason)
 
 
 def train_acoustic_model(

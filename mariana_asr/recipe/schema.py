@@ -15,6 +15,7 @@ from mariana_asr.align.training.triphone import DeltasOptions
 from mariana_asr.corpus.prepare import PreparerOptions
 from mariana_asr.decode.options import DecodeOptions
 from mariana_asr.engine.options import EngineOptions, TrainOptions
+from mariana_asr.features.augmentation.options import AugmentationOptions
 from mariana_asr.features.frames import frame_differences
 from mariana_asr.features.mfcc import MfccOptions
 from mariana_asr.features.options import FeatureOptions
@@ -151,6 +152,9 @@ class Recipe(Options):
         MfccOptions()
     )
     """Acoustic features, with Kaldi's option names."""
+    augmentation: AugmentationOptions | None = None
+    """Variants of the training set: speeds, rooms, noise and volumes; `{}` takes the defaults:
+    copies at other speeds."""
     lang: LangSection = LangSection()
     align: AlignSection = AlignSection()
     model: ModelOptions = DnnOptions()
@@ -168,6 +172,16 @@ class Recipe(Options):
         return self
 
     @property
+    def has_speed_copies(self) -> bool:
+        """Whether the network is trained on copies of the training set at other speeds."""
+        return self.augmentation is not None and self.augmentation.perturbs_speed
+
+    @property
+    def distorts(self) -> bool:
+        """Whether the network is trained on distorted audio."""
+        return self.augmentation is not None and self.augmentation.distorts
+
+    @property
     def adapting_stage(self) -> str:
         """The stage whose decoding estimates the transforms for networks on adapted features."""
         return f"decode_{'ali' if self.align.kaldi is not None else self.align.rungs[-1]}"
@@ -179,6 +193,11 @@ class Recipe(Options):
                 raise ValueError(
                     "model.adapted needs GMMs that are adapted to speakers: train align.tri3, or "
                     "name Kaldi's in align.kaldi"
+                )
+            if self.model.features is None and not self.model.transform_is_default:
+                raise ValueError(
+                    "model.transform has no effect on adapted features, whose transform is that of "
+                    "the GMMs: leave it out, or name model.features to stand beside them"
                 )
             if not self.decode.adapt:
                 raise ValueError(

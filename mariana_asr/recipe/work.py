@@ -1,11 +1,9 @@
 """What the stages of an experiment do: a method for each, which fills the stage's folder."""
 
-from collections.abc import Iterator
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-
-import numpy as np
-from numpy.typing import NDArray
+from tempfile import TemporaryDirectory
 
 from mariana_asr.align.alignment import align
 from mariana_asr.align.formats.model_io import read_transition_model
@@ -22,9 +20,11 @@ from mariana_asr.decode.options import DecodeOptions
 from mariana_asr.decode.scorers import NETWORK, load_network
 from mariana_asr.engine.frames.packing import PackOptions
 from mariana_asr.engine.training.summary import LOG_FILE
-from mariana_asr.errors import DataError, RecipeError
+from mariana_asr.errors import DataError
+from mariana_asr.features.augmentation.distortion import Distorter
 from mariana_asr.features.extract import extract_features
-from mariana_asr.features.linear import require_speaker_transforms
+from mariana_asr.features.fbank import FbankOptions
+from mariana_asr.features.mfcc import MfccOptions
 from mariana_asr.lang.graph import make_graph
 from mariana_asr.lang.langdir import Lang, read_lang
 from mariana_asr.options import narrowed
@@ -32,21 +32,18 @@ from mariana_asr.recipe.kaldi_import import check_overlap, copy_lang, import_ali
 from mariana_asr.recipe.language import make_lang
 from mariana_asr.recipe.load import recipe_text
 from mariana_asr.recipe.network import (
+    AlignedData,
     count_parameters,
     pack_aligned_frames,
     train_acoustic_model,
 )
 from mariana_asr.recipe.runner import stage_seconds
 from mariana_asr.recipe.schema import Recipe
+from mariana_asr.recipe.sets import DEV, TRAIN, TRAIN_COPIES, ExperimentSets
 from mariana_asr.score.report import read_log, write_report
 from mariana_asr.score.results import Result, write_results
 from mariana_asr.score.training_figures import frames_per_second
 from mariana_asr.score.tuning import score_decodes
-
-TRAIN, DEV = "train", "dev"
-
-NETWORK_FEATURES = "features_net"
-"""The stage that computes features of the network's own."""
 
 
 class StageWork:
@@ -58,25 +55,25 @@ class StageWork:
         self.folder = folder
         self.jobs = jobs
         self.allow_pipes = allow_pipes
+        self._sets = ExperimentSets(recipe, folder)
 
     def corpus(self, out: Path) -> None:
         """Data directories and dictionary."""
         prepare_corpus(self.recipe.corpus, out)
-        self._names_of_decoded_sets(out)
+        self._sets.decoded_names(out)
         if self.recipe.align.kaldi is not None:
             # Now, not after hours of feature extraction.
             check_overlap(read_data_dir(out / TRAIN), self.recipe.align.kaldi)
 
     def features(self, out: Path) -> None:
         """Features and CMVN statistics of every set."""
-        for data in self._corpus_sets():
-            extract_features(
-                data,
-                out / data.path.name,
-                self.recipe.features,
-                jobs=self.jobs,
-                allow_pipes=self.allow_pipes,
-            )
+        for data in self._sets.corpus():
+            self._extract(data, out / data.path.name, self.recipe.features)
+
+    def copies(self, out: Path) -> None:
+        """Features of the training set's copies at other speeds."""
+        copies = self._sets.training_audio(TRAIN_COPIES)
+        self._extract(copies, out / TRAIN_COPIES, self.recipe.features)
 
     def network_features(self, out: Path) -> None:
         """The network's own features of every set, after those of the GMMs if it takes both.
@@ -84,23 +81,68 @@ class StageWork:
         Raises:
             DataError: There is no audio.
         """
-        model = self.recipe.model
-        assert model.features is not None, "the stage is only there where the recipe asks for it"
-        for data in self._corpus_sets():
+        for data in self._sets.corpus():
             if not data.wav:
                 raise DataError(
                     "no audio to compute the network's own features of",
                     where=data.path,
                     remedy="Leave out model.features",
                 )
-            extract_features(
-                data,
-                out / data.path.name,
-                model.features,
-                beside=self._set(data.path.name) if model.adapted else None,
-                jobs=self.jobs,
-                allow_pipes=self.allow_pipes,
-            )
+            self._extract_own(data, out, data.path.name)
+
+    def network_copies(self, out: Path) -> None:
+        """The network's own features of the training set's copies at other speeds."""
+        self._extract_own(self._sets.training_audio(TRAIN_COPIES), out, TRAIN_COPIES)
+
+    def distorted(self, out: Path) -> None:
+        """What the network reads of the training set and its copies, in rooms and in noise.
+
+        Raises:
+            DataError: There is no audio, or a recording of noise or a room cannot be used.
+        """
+        augmentation, own = self.recipe.augmentation, self.recipe.model.features
+        assert augmentation is not None, "the stage is only there where the recipe asks for it"
+        train = self._sets.training_audio(TRAIN)
+        for number in range(1, augmentation.copies + 1):
+            distorter = Distorter(augmentation, train, number, allow_pipes=self.allow_pipes)
+            for name in self._sets.training_names:
+                data, place = self._sets.training_audio(name), out / f"{name}_{number}"
+                if own is None:
+                    self._extract(data, place, self.recipe.features, distorter=distorter)
+                elif not self.recipe.model.adapted:
+                    self._extract(data, place, own, distorter=distorter)
+                else:
+                    with TemporaryDirectory(dir=out) as folder:
+                        gmm = Path(folder) / name
+                        first = self._extract(data, gmm, self.recipe.features, distorter=distorter)
+                        self._extract(data, place, own, beside=first, distorter=distorter)
+
+    def _extract_own(self, data: DataDir, out: Path, name: str) -> None:
+        """Compute a set's features of the network's own, beside those of the GMMs if need be."""
+        model = self.recipe.model
+        assert model.features is not None, "the stage is only there where the recipe asks for it"
+        beside = self._sets.gmm(name) if model.adapted else None
+        self._extract(data, out / name, model.features, beside=beside)
+
+    def _extract(
+        self,
+        data: DataDir,
+        out: Path,
+        options: MfccOptions | FbankOptions,
+        *,
+        beside: DataDir | None = None,
+        distorter: Distorter | None = None,
+    ) -> DataDir:
+        summary = extract_features(
+            data,
+            out,
+            options,
+            beside=beside,
+            distorter=distorter,
+            jobs=self.jobs,
+            allow_pipes=self.allow_pipes,
+        )
+        return summary.data
 
     def lang(self, out: Path) -> None:
         """The lang directory, with G."""
@@ -113,7 +155,7 @@ class StageWork:
 
     def gmm(self, rung: str, before: str | None, out: Path) -> None:
         """A GMM system, on the alignments of the one before, and its own of the training set."""
-        align, train, lang = self.recipe.align, self._set(TRAIN), self._lang()
+        align, train, lang = self.recipe.align, self._sets.gmm(TRAIN), self._lang()
         if before is None:
             train_mono(train, lang, align.mono, out, jobs=self.jobs)
             return
@@ -125,21 +167,21 @@ class StageWork:
         elif rung == "tri3" and align.tri3 is not None:
             train_sat(train, lang, source, align.tri3, out, jobs=self.jobs)
 
-    def ali(self, out: Path) -> None:
-        """Alignments of training and dev set with the last GMM system: the network's targets."""
+    def ali(self, names: Sequence[str], out: Path) -> None:
+        """Alignments of sets with the last GMM system: the network's targets."""
         last = self.folder / self.recipe.align.rungs[-1]
-        for name in (TRAIN, DEV):
+        for name in names:
             options = self.recipe.align.labels
-            align(self._set(name), self._lang(), last, out / name, options, jobs=self.jobs)
+            align(self._sets.gmm(name), self._lang(), last, out / name, options, jobs=self.jobs)
 
-    def import_ali(self, out: Path) -> None:
-        """Kaldi's alignments of training and dev set."""
+    def import_ali(self, names: Sequence[str], out: Path) -> None:
+        """Kaldi's alignments of sets."""
         kaldi, options = self.recipe.align.kaldi, self.recipe.align.labels
         assert kaldi is not None, "the stage is only there where the recipe names them"
-        check_overlap(self._set(TRAIN), kaldi)
-        for name in (TRAIN, DEV):
+        check_overlap(self._sets.gmm(TRAIN), kaldi)
+        for name in names:
             import_alignments(
-                self._set(name),
+                self._sets.gmm(name),
                 self._lang(),
                 kaldi,
                 options,
@@ -148,27 +190,27 @@ class StageWork:
                 adapted=self.recipe.model.adapted,
             )
 
-    def realign(self, out: Path) -> None:
-        """Alignments of training and dev set with the first network."""
+    def realign(self, names: Sequence[str], out: Path) -> None:
+        """Alignments of sets with the first network."""
         options = self.recipe.align.realign
         assert options is not None, "the stage is only there where the recipe asks for it"
         network = self.folder / "dnn"
         scorer = load_network(network, prior_scale=options.prior_scale)
-        for name in (TRAIN, DEV):
+        for name in names:
             align(
-                self._network_set(name),
+                self._sets.network(name),
                 self._lang(),
                 network,
                 out / name,
                 options,
                 jobs=self.jobs,
                 acoustic_model=scorer,
-                transforms=self._transforms(self.folder / "ali" / name),
+                transforms=self._sets.transforms(self._sets.labels("ali", name)),
             )
 
     def lang_pron(self, out: Path) -> None:
         """The lang directory with probabilities of pronunciations and silence."""
-        train = self._set(TRAIN)
+        train = self._sets.gmm(TRAIN)
         learn_pronunciations(
             train,
             self._lang(),
@@ -195,11 +237,11 @@ class StageWork:
         """Hypotheses of a system."""
         options = narrowed(self.recipe.decode, DecodeOptions)
         is_network = system in self.recipe.align.networks
-        for data in self._decoded_sets():
+        for data in self._sets.decoded():
             name, transforms = data.path.name, None
             if is_network:
-                data = self._network_set(name)
-                transforms = self._transforms(self.folder / self.recipe.adapting_stage / name)
+                data = self._sets.network(name)
+                transforms = self._sets.transforms(self.folder / self.recipe.adapting_stage / name)
             decode(
                 data,
                 self.folder / system,
@@ -212,15 +254,28 @@ class StageWork:
 
     def frames(self, ali: str, out: Path) -> None:
         """Features and targets, packed for training."""
-        for name in (TRAIN, DEV):
-            pack_aligned_frames(
-                self._network_set(name),
-                self.folder / ali / name,
-                self.recipe.model,
-                out / name,
-                PackOptions(storage=self.recipe.engine.storage),
-                transform_dir=self.folder / "ali" / name,
-            )
+        parts = {
+            TRAIN: [part for name in self._sets.training_names for part in self._parts(name, ali)],
+            DEV: [self._aligned(self._sets.network(DEV), DEV, ali)],
+        }
+        options = PackOptions(storage=self.recipe.engine.storage)
+        for name, aligned in parts.items():
+            pack_aligned_frames(aligned, self.recipe.model, out / name, options)
+
+    def _parts(self, name: str, ali: str) -> list[AlignedData]:
+        """What the network is trained on of one of the training sets."""
+        variants = self._sets.training_variants(name)
+        if len(variants) == 1:
+            return [self._aligned(variants[0], name, ali)]
+        return [
+            self._aligned(data, name, ali, prefix=f"aug{number}-")
+            for number, data in enumerate(variants, 1)
+        ]
+
+    def _aligned(self, data: DataDir, name: str, ali: str, prefix: str = "") -> AlignedData:
+        """A variant of a set with the set's alignments and its speakers' transforms."""
+        labels, transforms = self._sets.labels(ali, name), self._sets.labels("ali", name)
+        return AlignedData(data, labels, transforms, prefix)
 
     def network(self, frames: str, ali: str, out: Path) -> None:
         """A network."""
@@ -242,7 +297,7 @@ class StageWork:
         for system in self.recipe.align.systems:
             decoded = {
                 data.path.name: (self.folder / f"decode_{system}" / data.path.name, data)
-                for data in self._decoded_sets()
+                for data in self._sets.decoded()
             }
             dev = decoded.pop(DEV)
             scored = score_decodes(system, dev, decoded, self.recipe.score.metrics)
@@ -269,46 +324,6 @@ class StageWork:
     def _dictionary(self) -> Path:
         """The lexicon or dict directory that the recipe names, or the corpus's own."""
         return self.recipe.lang.lexicon or self.folder / "corpus" / "dict"
-
-    def _corpus_sets(self) -> Iterator[DataDir]:
-        for path in sorted((self.folder / "corpus").glob("*/utt2spk")):
-            yield read_data_dir(path.parent)
-
-    def _network_set(self, name: str) -> DataDir:
-        """A set with what networks read; its utterances are those that have the GMMs' features."""
-        data = self._set(name)
-        if self.recipe.model.features is None:
-            return data
-        own = read_data_dir(self.folder / NETWORK_FEATURES / name)
-        return replace(data, path=own.path, feats=own.feats, cmvn=own.cmvn)
-
-    def _transforms(self, folder: Path) -> dict[str, NDArray[np.float32]] | None:
-        """The speakers' transforms in a folder, if networks take adapted features."""
-        return require_speaker_transforms(folder) if self.recipe.model.adapted else None
-
-    def _decoded_sets(self) -> Iterator[DataDir]:
-        for name in self._names_of_decoded_sets(self.folder / "features"):
-            yield self._set(name)
-
-    def _names_of_decoded_sets(self, folder: Path) -> list[str]:
-        """Names of the sets to decode, of those in a folder.
-
-        Raises:
-            RecipeError: The recipe names one that the corpus has not.
-        """
-        found = sorted(path.parent.name for path in folder.glob("*/utt2spk"))
-        wanted = self.recipe.decode.sets
-        if wanted is None:
-            return [name for name in found if name != TRAIN]
-        if unknown := [name for name in wanted if name not in found]:
-            raise RecipeError(
-                f"decode.sets names {', '.join(unknown)}; the corpus has {', '.join(found)}",
-                where=folder,
-            )
-        return list(wanted)
-
-    def _set(self, name: str) -> DataDir:
-        return read_data_dir(self.folder / "features" / name)
 
     def _lang(self) -> Lang:
         return read_lang(self.folder / "lang")

@@ -1,5 +1,6 @@
 """What a recipe's align section stands for: the stages, their order and what they depend on."""
 
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -121,3 +122,81 @@ def test_kaldis_lang_directory_leaves_no_choice_of_a_lexicon(tmp_path: Path) -> 
     assert load_recipe(path).align.rungs == []
     with pytest.raises(RecipeError, match=r"align\.kaldi\.lang has a lexicon already: leave out"):
         load_recipe(path, ["lang.lexicon=lexicon.txt"])
+
+
+def recipe_with(folder: Path, **sections: Any) -> Experiment:
+    recipe = {"name": "x", "corpus": {"preparer": "espeak_digits"}, **sections}
+    (folder / "recipe.yaml").write_text(yaml.safe_dump(recipe))
+    loaded = load_recipe(folder / "recipe.yaml")
+    return Experiment(loaded, folder / "exp", jobs=1, allow_pipes=False)
+
+
+@pytest.mark.parametrize(
+    ("sections", "expected"),
+    [
+        ({"augmentation": {}}, ["features_sp", "ali_sp"]),
+        ({"augmentation": {"speeds": [1], "noise": {}}}, ["features_aug"]),
+        ({"augmentation": {"volume": [1, 2]}}, ["features_sp", "features_aug", "ali_sp"]),
+        ({"augmentation": {}, "model": {"features": {"type": "fbank"}}},
+         ["features_sp", "features_net", "features_net_sp", "ali_sp"]),
+        ({"augmentation": {"noise": {}}, "model": {"features": {"type": "fbank"}}},
+         ["features_sp", "features_net", "features_aug", "ali_sp"]),
+        ({"augmentation": {"noise": {}}, "model": {"features": {"type": "fbank"}},
+          "align": {"realign": {}}},
+         ["features_sp", "features_net", "features_net_sp", "features_aug", "ali_sp",
+          "ali_dnn_sp"]),
+    ],
+)  # fmt: skip
+def test_augmentation_adds_only_the_stages_that_are_needed(
+    tmp_path: Path, sections: dict[str, Any], expected: list[str]
+) -> None:
+    stages = {stage.name: stage for stage in recipe_with(tmp_path, **sections).stages()}
+    plain = {stage.name: stage for stage in recipe_with(tmp_path).stages()}
+    plain_names = {*plain, "ali_dnn", "frames_dnn2", "dnn2", "decode_dnn2"}
+    assert sorted(name for name in stages if name not in plain_names) == sorted(expected)
+    before: set[str] = set()
+    for stage in stages.values():
+        assert set(stage.after) <= before, stage.name
+        before.add(stage.name)
+    copies = {name for name in expected if name not in ("features_net", "ali_dnn_sp")}
+    assert copies <= set(stages["frames"].after)
+    if "ali_dnn_sp" in stages:
+        assert {"features_net_sp", "dnn"} <= set(stages["ali_dnn_sp"].after)
+        assert "ali_dnn_sp" in stages["frames_dnn2"].after
+
+
+def test_augmentation_leaves_gmms_and_their_alignments_as_they_are(tmp_path: Path) -> None:
+    align = {"tri1": {}, "pronunciations": {}}
+    digests = []
+    for augmentation in (None, {}, {"speeds": [0.8, 1.0], "noise": {}}):
+        experiment = recipe_with(tmp_path, align=align, augmentation=augmentation)
+        planned = plan_stages(experiment.stages(), experiment.folder)
+        digests.append({p.stage.name: p.fingerprint.digest for p in planned})
+    for other in digests[1:]:
+        changed = {name for name in digests[0] if digests[0][name] != other[name]}
+        assert changed == {"frames", "dnn", "decode_dnn", "score"}
+    assert digests[1]["features_sp"] != digests[2]["features_sp"]
+
+
+def test_another_distortion_changes_the_distorted_features_only(tmp_path: Path) -> None:
+    (tmp_path / "noises").mkdir()
+    digests = []
+    for content in (b"", b"RIFF", b"RIFFRIFF"):
+        if content:
+            (tmp_path / "noises" / "hum.wav").write_bytes(content)
+        noise = {"kinds": ["recordings"], "folder": "noises"}
+        experiment = recipe_with(tmp_path, augmentation={"noise": noise})
+        planned = plan_stages(experiment.stages(), experiment.folder)
+        digests.append({p.stage.name: p.fingerprint.digest for p in planned})
+    for one, other in pairwise(digests):
+        changed = [name for name in one if one[name] != other[name]]
+        assert changed == ["features_aug", "frames", "dnn", "decode_dnn", "score"]
+
+
+def test_a_folder_without_noise_is_told_before_anything_runs(tmp_path: Path) -> None:
+    noise = {"kinds": ["recordings"], "folder": "noises"}
+    experiment = recipe_with(tmp_path, augmentation={"noise": noise})
+    for work in (experiment.run, experiment.check_inputs):
+        with pytest.raises(DataError, match="noises: no recordings of noise in this folder"):
+            work()
+    assert not experiment.folder.exists()

@@ -10,6 +10,7 @@ from mariana_asr.corpus.datadir import DataDir
 from mariana_asr.corpus.speed import AS_RECORDED, original_name
 from mariana_asr.errors import DataError
 from mariana_asr.features.augmentation.noises import (
+    IMPULSE_RESPONSES,
     NoiseSource,
     add_noise,
     list_recordings,
@@ -52,7 +53,7 @@ class Distorter:
         self._responses: list[Path] = []
         rooms = options.reverberation
         if rooms is not None and rooms.folder is not None:
-            self._responses = list_recordings(rooms.folder, "impulse responses")
+            self._responses = list_recordings(rooms.folder, IMPULSE_RESPONSES)
         if options.noise is not None:
             self._noises = NoiseSource(
                 options.noise, data, self._generator("", "voices"), allow_pipes=allow_pipes

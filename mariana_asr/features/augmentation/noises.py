@@ -1,5 +1,6 @@
 """Noise for utterances: made, recorded, or babble of other utterances."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,7 +13,7 @@ from mariana_asr.corpus.noise import noise
 from mariana_asr.corpus.resampling import resample
 from mariana_asr.corpus.speed import AS_RECORDED
 from mariana_asr.errors import DataError
-from mariana_asr.features.augmentation.options import NoiseOptions
+from mariana_asr.features.augmentation.options import AugmentationOptions, NoiseOptions
 
 _SUFFIXES = frozenset({".wav", ".flac", ".ogg", ".opus", ".sph"})
 """Names of audio files end in one of these."""
@@ -25,6 +26,9 @@ _POOL_SECONDS = 10.0
 
 _DRAWS = 10
 """How often another part of a recording is drawn where it is silent."""
+
+NOISE, IMPULSE_RESPONSES = "noise", "impulse responses"
+"""What recordings are of, in the words of an error."""
 
 Samples = NDArray[np.float32]
 
@@ -39,7 +43,7 @@ def list_recordings(folder: Path, what: str) -> list[Path]:
     Raises:
         DataError: There are none, or one is damaged or has several channels.
     """
-    paths = sorted(p for p in folder.rglob("*") if p.suffix.lower() in _SUFFIXES and p.is_file())
+    paths = _audio_files(folder)
     if not paths:
         raise DataError(
             f"no recordings of {what} in this folder",
@@ -55,6 +59,25 @@ def list_recordings(folder: Path, what: str) -> list[Path]:
                 remedy="Mix it down (sox IN OUT remix -), or take it out of the folder",
             )
     return paths
+
+
+def check_recordings(options: AugmentationOptions) -> None:
+    """Look whether the folders that the options name have recordings that can be used.
+
+    Raises:
+        DataError: One has none, or a recording is damaged or has several channels.
+    """
+    for folder, what in _folders(options):
+        list_recordings(folder, what)
+
+
+def recordings_of(options: AugmentationOptions) -> dict[str, int]:
+    """Recordings of noise and rooms with their sizes in bytes: what the draws depend on."""
+    return {
+        str(path): path.stat().st_size
+        for folder, _ in _folders(options)
+        for path in _audio_files(folder)
+    }
 
 
 def read_at_rate(path: Path, rate: int) -> Samples:
@@ -122,7 +145,7 @@ class NoiseSource:
         self._recordings: list[Path] = []
         self._voices: list[_Voice] = []
         if options.folder is not None:
-            self._recordings = list_recordings(options.folder, "noise")
+            self._recordings = list_recordings(options.folder, NOISE)
         if "babble" in options.kinds:
             self._voices = _read_voices(data, generator, allow_pipes)
             if len(self._voices) <= options.voices[0]:
@@ -218,6 +241,19 @@ def _excerpt(samples: Samples, length: int, generator: np.random.Generator, name
         where=name,
         remedy="Take it out of the folder",
     )
+
+
+def _audio_files(folder: Path) -> list[Path]:
+    found = (path for path in folder.rglob("*") if path.suffix.lower() in _SUFFIXES)
+    return sorted(path for path in found if path.is_file())
+
+
+def _folders(options: AugmentationOptions) -> Iterator[tuple[Path, str]]:
+    """The folders that options name, and what is in them."""
+    if options.noise is not None and options.noise.folder is not None:
+        yield options.noise.folder, NOISE
+    if options.reverberation is not None and options.reverberation.folder is not None:
+        yield options.reverberation.folder, IMPULSE_RESPONSES
 
 
 def _rms(samples: NDArray[np.floating]) -> float:
