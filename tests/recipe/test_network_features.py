@@ -88,7 +88,7 @@ def test_what_the_network_takes_decides_what_runs_anew(tmp_path: Path) -> None:
         ),
         (
             {"align": SAT, "model": {"adapted": True, "transform": {"cmvn": "none"}}},
-            "model: transform has no effect on adapted features",
+            "model.transform has no effect on adapted features",
         ),
         (
             {"model": {"features": FBANK | {"frame_shift": 12.5}}},

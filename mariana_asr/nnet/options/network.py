@@ -1,8 +1,8 @@
 """What the options of all networks have in common."""
 
-from typing import Annotated, Self
+from typing import Annotated
 
-from pydantic import BeforeValidator, model_validator
+from pydantic import BeforeValidator
 
 from mariana_asr.features.options import FeatureOptions
 from mariana_asr.features.transform import DeltaTransformOptions
@@ -27,16 +27,6 @@ class NetworkOptions(Options):
     standard deviation of the training set: `cmvn: none` leaves that global CMVN alone."""
 
     @property
-    def takes_unadapted(self) -> bool:
-        """Whether any of the network's features are transformed by ``transform``."""
-        return self.features is not None or not self.adapted
-
-    @model_validator(mode="after")
-    def _check_transform(self) -> Self:
-        default = type(self).model_fields["transform"].default
-        if not self.takes_unadapted and self.transform != default:
-            raise ValueError(
-                "transform has no effect on adapted features, whose transform is that of the GMMs: "
-                "leave it out, or give the network features of its own beside them"
-            )
-        return self
+    def transform_is_default(self) -> bool:
+        """Whether nothing is asked of ``transform``."""
+        return bool(self.transform == type(self).model_fields["transform"].default)
