@@ -58,6 +58,9 @@ class TrainOptions(Options):
     """Save a checkpoint every so many steps, besides the one after each epoch."""
     keep_checkpoints: int = Field(default=2, ge=1)
     """How many checkpoints to keep."""
+    keep_epochs: int = Field(default=0, ge=0)
+    """Keep the weights of so many of the last epochs that were not rejected, in `epochs/`, to
+    choose from or to average."""
     max_non_finite: int = Field(default=10, ge=1)
     """Stop after so many minibatches in a row whose loss is not finite; single ones are skipped."""
 

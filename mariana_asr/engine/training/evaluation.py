@@ -2,6 +2,7 @@
 
 from contextlib import closing
 from dataclasses import dataclass
+from typing import cast
 
 import torch
 from torch import nn
@@ -9,6 +10,8 @@ from torch import nn
 from mariana_asr.engine.frames.frame_store import FrameStore
 from mariana_asr.engine.frames.randomizer import Randomizer
 from mariana_asr.engine.launch.workers import Workers
+from mariana_asr.engine.training.objective import FrameClassification
+from mariana_asr.nnet.network import FrameNetwork
 
 MINIBATCH_SIZE = 2048
 RANDOMIZER_SIZE = 32768
@@ -22,6 +25,21 @@ class Evaluation:
     """Mean loss a frame: of a classification the cross-entropy in nats, Kaldi's AvgLoss."""
     accuracy: float
     """Mean measure a frame: of a classification the share of right frames, 0 to 1."""
+
+
+def evaluate_network(
+    network: FrameNetwork, store: FrameStore, device: torch.device | str = "cpu"
+) -> Evaluation:
+    """Cross-entropy and accuracy of a network on all frames of a store; it stays on the device."""
+    network.to(device)
+    return evaluate(
+        FrameClassification(cast(nn.Module, network)),
+        store,
+        Workers.alone(torch.device(device)),
+        left_context=network.left_context,
+        right_context=network.right_context,
+        chunk_frames=network.chunk_frames,
+    )
 
 
 def evaluate(

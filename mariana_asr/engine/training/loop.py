@@ -19,6 +19,7 @@ from mariana_asr.engine.options import EngineOptions, TrainOptions
 from mariana_asr.engine.training.checkpoint import CheckpointFolder
 from mariana_asr.engine.training.evaluation import Evaluation, evaluate
 from mariana_asr.engine.training.objective import FrameClassification
+from mariana_asr.engine.training.kept_epochs import KeptEpochs
 from mariana_asr.engine.training.progress import EpochProgress, epoch_title
 from mariana_asr.engine.training.resuming import identity_of, load_state, save_state
 from mariana_asr.engine.training.schedule import make_schedule
@@ -81,6 +82,7 @@ class Training:
             workers=workers,
             **self.context,
         )
+        self.kept_epochs = KeptEpochs(out_dir, options.keep_epochs)
         self.checkpoints = CheckpointFolder(out_dir / CHECKPOINT_FOLDER, options.keep_checkpoints)
         self.identity = identity_of(
             network, train, held_out, options, engine, minibatch_size, groups
@@ -100,6 +102,7 @@ class Training:
         """Train to the end; the network is left with its best weights."""
         if load_state(self):
             self._write_log()
+            self._tidy_epochs()
             self.scalars.start(self.global_step, self.totals)
             logger.info("resumed in epoch %d at step %d", self.schedule.epoch + 1, self.next_step)
         else:
@@ -287,6 +290,8 @@ class Training:
             "decision": decision.reason,
         }
         self.history.append(record)
+        if self.workers.is_first:
+            self.kept_epochs.write(record, self.network.state_dict())
         if decision.best:
             self.best = self._weights()
         if not decision.accepted:
@@ -315,11 +320,16 @@ class Training:
         self._write_log()
         self.scalars.add_epoch(self.global_step, record)
         save_state(self)
+        self._tidy_epochs()
         if not self.schedule.finished:
             self._leave_if_told()
 
     def _weights(self) -> dict[str, Tensor]:
         return {name: t.detach().clone() for name, t in self.network.state_dict().items()}
+
+    def _tidy_epochs(self) -> None:
+        if self.workers.is_first:
+            self.kept_epochs.tidy(self.history)
 
     def _write_log(self) -> None:
         # Written whole from what the checkpoint holds: a resumed run repeats and loses no line.
