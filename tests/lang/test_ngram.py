@@ -44,7 +44,7 @@ def arpa_probability(arpa: Arpa, word: str, history: tuple[str, ...]) -> float:
     return backoff * arpa_probability(arpa, word, history[1:])
 
 
-def slow_probability(word: str, history: tuple[str, ...], vocabulary_size: int) -> float:
+def slow_probability(word: str, history: tuple[str, ...], lowest: dict[str, float]) -> float:
     """Interpolated Witten-Bell by counting substrings of SENTENCES."""
     padded = [["<s>", *s.split(), "</s>"] for s in SENTENCES]
     n = len(history)
@@ -54,21 +54,28 @@ def slow_probability(word: str, history: tuple[str, ...], vocabulary_size: int) 
         for i in range(len(s) - n)
         if tuple(s[i : i + n]) == history and s[i + n] != "<s>"
     ]
-    lower = (
-        slow_probability(word, history[1:], vocabulary_size)
-        if history
-        else 1.0 / (vocabulary_size + 1)
-    )
+    lower = slow_probability(word, history[1:], lowest) if history else lowest[word]
     if not followers:
         return lower
     types = len(set(followers))
     return (followers.count(word) + types * lower) / (len(followers) + types)
 
 
+UNIFORM = dict.fromkeys(["a", "b", "c", "unseen", "</s>"], 1 / 5)
+# One is added to each count, which makes 20; a word's part of them is of 4/5.
+BACKGROUND = {"a": 2, "unseen": 14, "elsewhere": 99}
+WEIGHTED = {"a": 3 / 25, "b": 1 / 25, "c": 1 / 25, "unseen": 15 / 25, "</s>": 1 / 5}
+
+
+@pytest.mark.parametrize(
+    ("background", "lowest"), [(None, UNIFORM), ({}, UNIFORM), (BACKGROUND, WEIGHTED)]
+)
 @pytest.mark.parametrize("order", [1, 2, 3, 4])
-def test_arpa_file_gives_the_formulas_probabilities(tmp_path: Path, order: int) -> None:
+def test_arpa_file_gives_the_formulas_probabilities(
+    tmp_path: Path, order: int, background: dict[str, int] | None, lowest: dict[str, float]
+) -> None:
     vocabulary = ["a", "b", "c", "unseen"]
-    train_ngram(SENTENCES, vocabulary, order, tmp_path / "lm.arpa")
+    train_ngram(SENTENCES, vocabulary, order, tmp_path / "lm.arpa", background)
     found, arpa = read_arpa(tmp_path / "lm.arpa")
     assert found == order
     for length in range(order):
@@ -77,7 +84,7 @@ def test_arpa_file_gives_the_formulas_probabilities(tmp_path: Path, order: int) 
                 continue
             for word in [*vocabulary, "</s>"]:
                 assert arpa_probability(arpa, word, history) == pytest.approx(
-                    slow_probability(word, history, len(vocabulary)), abs=1e-6
+                    slow_probability(word, history, lowest), abs=1e-6
                 )
 
 
