@@ -76,6 +76,7 @@ def _rank(values: Tensor, rank: int | None, energy: float | None) -> int:
     """How many of the singular values, largest first, are kept."""
     if rank is not None:
         return min(rank, len(values))
+    assert energy is not None, "one of them is given"
     squares = values.square().cumsum(dim=0)
     needed = int((squares < energy * squares[-1]).sum()) + 1
     return min(needed, len(values))
