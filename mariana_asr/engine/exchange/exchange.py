@@ -91,6 +91,9 @@ class Exchange(ABC):
         """
         self._average_buffers()
 
+    def parameters_changed(self) -> None:  # noqa: B027 (most keep no copy of them)
+        """Follow a network that changed its own parameters between two steps."""
+
     def reset(self) -> None:  # noqa: B027 (most have nothing to forget)
         """Take the network's parameters for new ones: they were set to others on all workers."""
 

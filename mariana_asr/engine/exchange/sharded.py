@@ -187,6 +187,10 @@ class Sharded(Exchange):
         for parameter in self.parameters.values():
             parameter.grad = None
 
+    def parameters_changed(self) -> None:
+        """As of :class:`Exchange`."""
+        self.reset()
+
     @torch.no_grad()
     def reset(self) -> None:
         """As of :class:`Exchange`."""

@@ -52,6 +52,20 @@ class Minibatch:
     """(B * chunk_frames,) int64 on the device, window by window; NO_TARGET where there is no
     frame."""
 
+    def pieces(self, count: int) -> Iterator[tuple[int, tuple[Tensor, Tensor]]]:
+        """Cut it into ``count`` equal parts, to one window.
+
+        Returns:
+            Of each the place of its first window in the minibatch of all workers, its inputs and
+            its targets.
+        """
+        windows = len(self.inputs)
+        chunk = len(self.targets) // max(windows, 1)
+        for piece in range(count):
+            begin, end = windows * piece // count, windows * (piece + 1) // count
+            part = self.inputs[begin:end], self.targets[begin * chunk : end * chunk]
+            yield self.first_row + begin, part
+
 
 @dataclass(frozen=True)
 class _ReadyPool:

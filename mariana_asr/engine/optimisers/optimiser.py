@@ -9,7 +9,12 @@ import torch
 from torch import Tensor
 from torch.nn.utils import get_total_norm
 
-from mariana_asr.engine.options import AdagradOptions, AdamOptions, SgdOptions, TrainOptions
+from mariana_asr.engine.options import (
+    AdagradOptions,
+    AdamOptions,
+    LearningOptions,
+    SgdOptions,
+)
 from mariana_asr.errors import RecipeError
 
 MOMENTUM_SLOTS = ("momentum_buffer", "exp_avg")
@@ -41,7 +46,7 @@ class Optimiser:
     def __init__(
         self,
         parameters: Mapping[str, Tensor],
-        options: TrainOptions,
+        options: LearningOptions,
         *,
         learning_rate_factors: Mapping[str, float],
         sum_over_owners: Callable[[Tensor], Tensor] | None = None,
@@ -64,7 +69,7 @@ class Optimiser:
         self._options = options
         self._parameters = dict(parameters)
         self._sum_over_owners = sum_over_owners
-        factors = _rate_factors(self._parameters, options.layer_rates, learning_rate_factors)
+        factors = _rate_factors(self._parameters, options, learning_rate_factors)
         groups: dict[tuple[float, bool], list[Tensor]] = {}
         for name, parameter in self._parameters.items():
             groups.setdefault((factors[name], parameter.ndim > 1), []).append(parameter)
@@ -243,7 +248,7 @@ class Optimiser:
 
 
 def _torch_optimiser(
-    options: TrainOptions, groups: list[dict[str, Any]]
+    options: LearningOptions, groups: list[dict[str, Any]]
 ) -> tuple[torch.optim.Optimizer, tuple[str, ...]]:
     """The optimiser of torch, and the names of its slots; rates are set at each step."""
     optimiser = options.optimiser
@@ -259,7 +264,7 @@ def _torch_optimiser(
 
 
 def _rate_factors(
-    names: Mapping[str, Tensor], patterns: Mapping[str, float], given: Mapping[str, float]
+    names: Mapping[str, Tensor], options: LearningOptions, given: Mapping[str, float]
 ) -> dict[str, float]:
     """The factor on the learning rate of each parameter.
 
@@ -267,12 +272,12 @@ def _rate_factors(
         RecipeError: A pattern fits no parameter.
     """
     factors = {name: given.get(name, 1.0) for name in names}
-    for pattern, factor in patterns.items():
+    for pattern, factor in options.layer_rates.items():
         fitting = [name for name in names if fnmatchcase(name, pattern)]
         if not fitting:
             raise RecipeError(
                 f"{pattern!r} fits no parameter",
-                where="train.layer_rates",
+                where=f"{options.SECTION}.layer_rates",
                 remedy=f"The parameters are {', '.join(names)}",
             )
         for name in fitting:

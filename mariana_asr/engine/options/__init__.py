@@ -29,7 +29,7 @@ from mariana_asr.engine.options.schedules import (
     NewbobOptions,
     ScheduleOptions,
 )
-from mariana_asr.engine.options.training import TrainOptions
+from mariana_asr.engine.options.training import LearningOptions, TrainOptions
 
 __all__ = [
     "AdagradOptions",
@@ -43,6 +43,7 @@ __all__ = [
     "ExponentialOptions",
     "HalfOptions",
     "HierarchicalOptions",
+    "LearningOptions",
     "LocalSgdOptions",
     "LossOptions",
     "NewbobOptions",

@@ -1,5 +1,7 @@
 """Options of training: what decides the model, whatever machines it is trained on."""
 
+from typing import ClassVar
+
 from pydantic import Field
 
 from mariana_asr.engine.options.losses import LossOptions, SpecAugmentOptions
@@ -13,20 +15,12 @@ from mariana_asr.engine.options.schedules import NewbobOptions, ScheduleOptions
 from mariana_asr.options import Options
 
 
-class TrainOptions(Options):
-    """Training of a network on frames.
+class LearningOptions(Options):
+    """What any training has: rates, optimiser, schedule, bounds, checkpoints."""
 
-    With SGD, ``learning_rate`` and ``l2_penalty`` are rates per frame, as in Kaldi's nnet1: a step
-    moves the weights by the learning rate times the *sum* of the minibatch's gradients. (Kaldi's
-    0.008 at a minibatch of 256 is 2.048 where losses are averaged.) A larger minibatch thus takes
-    proportionally larger steps; no rate has to be scaled by hand. The adaptive optimisers take the
-    minibatch's mean gradient, and their rates are per step.
-    """
+    SECTION: ClassVar[str] = "train"
+    """The recipe's section that these options are given in, for messages."""
 
-    loss: LossOptions = LossOptions()
-    """What is minimised."""
-    spec_augment: SpecAugmentOptions | None = None
-    """Masks on the input; `{}` takes the defaults, and none are the default."""
     learning_rate: float | None = Field(default=None, gt=0.0)
     """Learning rate at the start: by default 0.004 a frame for SGD (Kaldi's, for sigmoid networks,
     is 0.008), and a step 0.01 for AdaGrad, 0.001 for Adam and AdamW."""
@@ -46,12 +40,6 @@ class TrainOptions(Options):
     none by default."""
     max_grad_norm: float | None = Field(default=None, gt=0.0)
     """Upper bound for the L2 norm of a minibatch's mean gradient; none by default."""
-    minibatch_size: int = Field(default=256, ge=1)
-    """Frames a step, of all workers together."""
-    randomizer_size: int = Field(default=32768, ge=1)
-    """Frames that are shuffled among themselves; blocks of utterances come in random order."""
-    pretraining: PretrainingOptions | None = None
-    """Layer-wise pretraining before the training proper; none by default."""
     seed: int = Field(default=777, ge=0)
     """Decides the order of frames, the initial weights and dropout."""
     checkpoint_every: int = Field(default=10000, ge=1)
@@ -70,3 +58,25 @@ class TrainOptions(Options):
         if self.learning_rate is not None:
             return self.learning_rate
         return DEFAULT_LEARNING_RATES[self.optimiser.type]
+
+
+class TrainOptions(LearningOptions):
+    """Training of a network on frames.
+
+    With SGD, ``learning_rate`` and ``l2_penalty`` are rates per frame, as in Kaldi's nnet1: a step
+    moves the weights by the learning rate times the *sum* of the minibatch's gradients. (Kaldi's
+    0.008 at a minibatch of 256 is 2.048 where losses are averaged.) A larger minibatch thus takes
+    proportionally larger steps; no rate has to be scaled by hand. The adaptive optimisers take the
+    minibatch's mean gradient, and their rates are per step.
+    """
+
+    loss: LossOptions = LossOptions()
+    """What is minimised."""
+    spec_augment: SpecAugmentOptions | None = None
+    """Masks on the input; `{}` takes the defaults, and none are the default."""
+    minibatch_size: int = Field(default=256, ge=1)
+    """Frames a step, of all workers together."""
+    randomizer_size: int = Field(default=32768, ge=1)
+    """Frames that are shuffled among themselves; blocks of utterances come in random order."""
+    pretraining: PretrainingOptions | None = None
+    """Layer-wise pretraining before the training proper; none by default."""

@@ -8,17 +8,12 @@ from dataclasses import astuple
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from mariana_asr.engine.exchange.meter import ExchangeFigures
-from mariana_asr.engine.frames.frame_store import FrameStore
-from mariana_asr.engine.frames.randomizer import Minibatch, Randomizer
 from mariana_asr.engine.launch.workers import Workers
-from mariana_asr.engine.options import EngineOptions, TrainOptions
+from mariana_asr.engine.options import EngineOptions, LearningOptions
 from mariana_asr.engine.training.checkpoint import CheckpointFolder
-from mariana_asr.engine.training.evaluation import Evaluation, evaluate
-from mariana_asr.engine.training.objective import FrameClassification
 from mariana_asr.engine.training.kept_epochs import KeptEpochs
 from mariana_asr.engine.training.progress import EpochProgress, epoch_title
 from mariana_asr.engine.training.resuming import identity_of, load_state, save_state
@@ -26,10 +21,10 @@ from mariana_asr.engine.training.schedule import make_schedule
 from mariana_asr.engine.training.stepping import Stepper, step_seed
 from mariana_asr.engine.training.stopping import Stopped, StopSignal
 from mariana_asr.engine.training.summary import TrainSummary, summary_of, write_log
+from mariana_asr.engine.training.task import Minibatch, Task
 from mariana_asr.engine.training.tensorboard import Scalars
 from mariana_asr.engine.training.totals import Totals, sum_over_workers
 from mariana_asr.errors import StageError, summarise
-from mariana_asr.nnet.spec_augment import SpecAugment
 
 logger = logging.getLogger(__name__)
 
@@ -45,48 +40,25 @@ class Training:
     def __init__(
         self,
         network: Any,
-        train: FrameStore,
-        held_out: FrameStore,
-        options: TrainOptions,
+        task: Task,
+        options: LearningOptions,
         engine: EngineOptions,
         out_dir: Path,
         workers: Workers,
         stop: StopSignal,
-        *,
-        groups: Tensor | None = None,
     ) -> None:
-        self.network, self.workers, self.stop = network, workers, stop
-        self.train, self.held_out = train, held_out
+        self.network, self.task, self.workers, self.stop = network, task, workers, stop
         self.options, self.engine, self.out_dir = options, engine, out_dir
-        self.context = {
-            "left_context": network.left_context,
-            "right_context": network.right_context,
-            "chunk_frames": network.chunk_frames,
-        }
-        self.objective = FrameClassification(
-            network, options.loss, groups=groups, spec_augment=_spec_augment(options, train)
-        ).to(workers.device)
         self.stepper = Stepper(
-            self.objective,
+            task.objective,
             workers,
             options,
             engine,
             learning_rate_factors=getattr(network, "learning_rate_factors", {}),
         )
-        minibatch_size, self.rate_factor = minibatch_of(options, engine, workers.size)
-        self.randomizer = Randomizer(
-            train,
-            minibatch_size=minibatch_size,
-            randomizer_size=options.randomizer_size,
-            seed=options.seed,
-            workers=workers,
-            **self.context,
-        )
         self.kept_epochs = KeptEpochs(out_dir, options.keep_epochs)
         self.checkpoints = CheckpointFolder(out_dir / CHECKPOINT_FOLDER, options.keep_checkpoints)
-        self.identity = identity_of(
-            network, train, held_out, options, engine, minibatch_size, groups
-        )
+        self.identity = identity_of(network, task, options, engine)
         self.schedule = make_schedule(options.schedule, options.initial_learning_rate, math.inf)
         self.scalars = Scalars(out_dir, wanted=engine.tensorboard and workers.is_first)
         self.best: dict[str, Tensor] = {}
@@ -111,35 +83,29 @@ class Training:
             self._train_epoch()
             self._end_epoch()
         self.network.load_state_dict(self.best)
-        return summary_of(self.history, self.options.initial_learning_rate, self.out_dir)
+        return summary_of(self.history, self.options, self.out_dir)
 
     @property
     def _trains_apart(self) -> bool:
         """Whether each worker updates its own parameters, and skips steps alone."""
         return self.stepper.exchange.optimiser_state == "local"
 
-    def _evaluate(self) -> Evaluation:
-        return evaluate(self.objective, self.held_out, self.workers, **self.context)
-
     def _start(self) -> None:
         """Measure the network before the first epoch."""
         logger.info(
-            "training %d parameters on %d frames of %d utterances (held out: %d of %d), on %s%s",
+            "training %d parameters on %s, on %s%s",
             sum(p.numel() for p in self.network.parameters()),
-            self.train.num_frames,
-            self.train.num_utterances,
-            self.held_out.num_frames,
-            self.held_out.num_utterances,
+            self.task.describe(),
             self.workers.device,
             f", {self.workers.size} workers, {self.engine.exchange.type}"
             if self.workers.size > 1
             else "",
         )
-        initial = self._evaluate()
+        initial = self.task.evaluate()
         if not math.isfinite(initial.loss):
             raise StageError(
                 f"the held-out loss before training is {initial.loss}",
-                where=self.held_out.directory,
+                where=self.task.held_out_dir,
                 remedy="Check the features and the network's initial weights",
             )
         self.schedule = make_schedule(
@@ -160,10 +126,11 @@ class Training:
 
     def _train_epoch(self) -> None:
         epoch = self.schedule.epoch + 1
-        order = self.randomizer.order(epoch)
+        source = self.task.source
+        order = source.order(epoch)
         self._num_steps = order.num_steps
-        self.network.train()
-        self._clock = (time.perf_counter(), self.randomizer.seconds_waiting)
+        self.task.objective.train()
+        self._clock = (time.perf_counter(), source.seconds_waiting)
         save_due = False
         with (
             EpochProgress(
@@ -172,12 +139,12 @@ class Training:
                 self.totals.frames,
                 shown=self.workers.is_first,
             ) as progress,
-            closing(self.randomizer.epoch(epoch, self.next_step)) as minibatches,
+            closing(source.epoch(epoch, self.next_step)) as minibatches,
         ):
             for minibatch in minibatches:
                 rate = self.schedule.rate(minibatch.step, order.num_steps) * self._warmup()
                 seed = step_seed(self.options.seed, epoch, minibatch.step)
-                if self.stepper.step(minibatch, self.rate_factor * rate, seed):
+                if self.stepper.step(minibatch, self.task.rate_factor * rate, seed):
                     self.non_finite_in_a_row = 0
                 else:
                     self._note_non_finite(minibatch, epoch, rate)
@@ -202,7 +169,7 @@ class Training:
 
     def _gather(self) -> None:
         """Add what all workers did since the last time to the totals."""
-        now, waited = time.perf_counter(), self.randomizer.seconds_waiting
+        now, waited = time.perf_counter(), self.task.source.seconds_waiting
         figures = self.stepper.exchange.meter.take()
         size = self.workers.size
         loss, measure, frames, skipped, stop, waiting, *exchange = sum_over_workers(
@@ -238,10 +205,10 @@ class Training:
     def _note_non_finite(self, minibatch: Minibatch, epoch: int, learning_rate: float) -> None:
         self.skipped += 1
         self.non_finite_in_a_row += 1
-        numbers = set(self._culprits(minibatch, epoch))
+        numbers = set(self.task.culprits(minibatch, epoch))
         if not self._trains_apart:
             numbers = set(self.workers.gather(sorted(numbers)))
-        names = summarise(self.train.utterance_names(numbers))
+        names = summarise(self.task.utterance_names(numbers))
         place = f"epoch {epoch}, step {minibatch.step}"
         if self.workers.is_first or self._trains_apart:
             logger.warning(
@@ -249,30 +216,20 @@ class Training:
                 place,
                 names,
             )
+        section = self.options.SECTION
         if self.non_finite_in_a_row >= self.options.max_non_finite:
             raise StageError(
                 f"loss or gradient was not finite for {self.non_finite_in_a_row} minibatches in a "
                 f"row, the last with frames of utterances {names}",
                 where=place,
-                remedy=f"Lower train.learning_rate (now {learning_rate:g}), "
-                "set train.max_grad_norm, or look at these utterances' features",
+                remedy=f"Lower {section}.learning_rate (now {learning_rate:g}), "
+                f"set {section}.max_grad_norm, or look at these utterances' features",
             )
-
-    def _culprits(self, minibatch: Minibatch, epoch: int) -> list[int]:
-        """Utterances of the windows whose own logits are not finite; of all if none's are."""
-        numbers = self.randomizer.utterances_of(epoch, minibatch.step)
-        self.network.eval()
-        with torch.no_grad():
-            logits = self.network(minibatch.inputs)
-        self.network.train()
-        broken = (~torch.isfinite(logits.view(len(numbers), -1)).all(dim=1)).tolist()
-        found = [number for number, bad in zip(numbers, broken, strict=True) if bad]
-        return found or (numbers if self.workers.size == 1 else [])
 
     def _end_epoch(self) -> None:
         """Measure the epoch, keep or reject it, write log and checkpoint."""
         learning_rate = self.schedule.rate(0, self._num_steps)
-        held_out = self._evaluate()
+        held_out = self.task.evaluate()
         decision = self.schedule.update(held_out.loss)
         totals = self.totals
         record = {
@@ -335,23 +292,3 @@ class Training:
         # Written whole from what the checkpoint holds: a resumed run repeats and loses no line.
         if self.workers.is_first:
             write_log(self.history, self.out_dir)
-
-
-def _spec_augment(options: TrainOptions, train: FrameStore) -> SpecAugment | None:
-    """What masks the input, if the options ask for it."""
-    if options.spec_augment is None:
-        return None
-    masks = options.spec_augment.model_dump(exclude={"bands"})
-    mean = torch.from_numpy(train.mean).float()
-    return SpecAugment(mean, bands=options.spec_augment.bands or train.dim, **masks)
-
-
-def minibatch_of(options: TrainOptions, engine: EngineOptions, workers: int) -> tuple[int, float]:
-    """Frames of a minibatch of all workers, and the factor that its size puts on the rate."""
-    if engine.minibatch_per_worker is None:
-        return options.minibatch_size, 1.0
-    size = engine.minibatch_per_worker * workers
-    growth = size / options.minibatch_size
-    step_growth = {"linear": growth, "sqrt": math.sqrt(growth), "none": 1.0}[engine.rate_scaling]
-    # A step of SGD is a sum over frames, so it grows with the minibatch by itself.
-    return size, step_growth / growth if options.optimiser.type == "sgd" else step_growth

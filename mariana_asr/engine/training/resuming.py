@@ -7,10 +7,10 @@ import torch
 from torch import nn
 
 from mariana_asr.engine.exchange.sharded import cut_shards, join_shards
-from mariana_asr.engine.frames.frame_store import FrameStore
-from mariana_asr.engine.options import EngineOptions, TrainOptions
+from mariana_asr.engine.options import EngineOptions, LearningOptions
 from mariana_asr.engine.options.engine import RUN_OPTIONS as ENGINE_RUN_OPTIONS
 from mariana_asr.engine.training.checkpoint import read_own, read_shared
+from mariana_asr.engine.training.task import Task
 from mariana_asr.engine.training.totals import Totals
 from mariana_asr.errors import StageError
 
@@ -27,25 +27,17 @@ TRAIN_RUN_OPTIONS = {"checkpoint_every", "keep_checkpoints", "max_non_finite"}
 
 
 def identity_of(
-    network: nn.Module,
-    train: FrameStore,
-    held_out: FrameStore,
-    options: TrainOptions,
-    engine: EngineOptions,
-    minibatch_size: int,
-    groups: torch.Tensor | None,
+    network: nn.Module, task: Task, options: LearningOptions, engine: EngineOptions
 ) -> dict[str, Any]:
     """What must be equal in a run and the one that resumes it."""
-    return {
+    identity = task.identity()
+    return identity | {
         "options": {
             **options.model_dump(mode="json", exclude=TRAIN_RUN_OPTIONS),
             **engine.model_dump(mode="json", exclude=set(ENGINE_RUN_OPTIONS)),
-            "frames of a minibatch": minibatch_size,
+            **identity["options"],
         },
-        "training frames": train.fingerprint,
-        "held-out frames": held_out.fingerprint,
         "network": {name: list(t.shape) for name, t in network.state_dict().items()},
-        "groups of classes": None if groups is None else groups.tolist(),
     }
 
 

@@ -1,15 +1,15 @@
 """One step of training: forward, backward, exchange, update."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
 
 from mariana_asr.engine.exchange import make_exchange
-from mariana_asr.engine.frames.randomizer import Minibatch
 from mariana_asr.engine.launch.workers import Workers
 from mariana_asr.engine.optimisers.optimiser import Optimiser
-from mariana_asr.engine.options import EngineOptions, TrainOptions
+from mariana_asr.engine.options import EngineOptions, LearningOptions
+from mariana_asr.engine.training.task import Minibatch
 from mariana_asr.nnet.dropout import set_frame_position
 
 NETWORK_PREFIX = "network."
@@ -30,7 +30,7 @@ class Stepper:
         self,
         objective: nn.Module,
         workers: Workers,
-        train: TrainOptions,
+        options: LearningOptions,
         engine: EngineOptions,
         *,
         learning_rate_factors: dict[str, float],
@@ -42,19 +42,19 @@ class Stepper:
         self._autocast = engine.precision == "bfloat16"
         if engine.compile:
             objective.compile()
-        squares = getattr(train.optimiser, "squares", "reduced")
+        squares = getattr(options.optimiser, "squares", "reduced")
         self.exchange = make_exchange(
             objective, workers, engine.exchange, exact_squares=squares == "exact"
         )
         self.optimiser = Optimiser(
             {_plain(name): value for name, value in self.exchange.parameters.items()},
-            train,
+            options,
             learning_rate_factors=learning_rate_factors,
             sum_over_owners=self.exchange.sum_over_owners,
         )
         self.sums = torch.zeros(3, dtype=torch.float64, device=workers.device)
         network = getattr(objective, "network", None)
-        self._after_step: Callable[[], None] = getattr(network, "after_step", lambda: None)
+        self._after_step: Callable[[], None] | None = getattr(network, "after_step", None)
         self._moving = [b for b in objective.buffers() if b.is_floating_point()]
 
     def step(self, minibatch: Minibatch, learning_rate: float, step_seed: int) -> bool:
@@ -71,16 +71,11 @@ class Stepper:
         before = [buffer.clone() for buffer in self._moving]
         sums = torch.zeros_like(self.sums)
         self.exchange.zero_grad()
-        windows = len(minibatch.inputs)
-        chunk = len(minibatch.targets) // max(windows, 1)
-        for number, rows in enumerate(self._cut(windows)):
-            set_frame_position(self._objective, step_seed, minibatch.first_row + rows.start)
+        for number, (first_row, piece) in enumerate(minibatch.pieces(self._pieces)):
+            set_frame_position(self._objective, step_seed, first_row)
             with self.exchange.accumulating(last=number == self._pieces - 1):
                 with torch.autocast(self._device.type, torch.bfloat16, enabled=self._autocast):
-                    loss, measure = self.exchange.objective(
-                        minibatch.inputs[rows],
-                        minibatch.targets[rows.start * chunk : rows.stop * chunk],
-                    )
+                    loss, measure = self.exchange.objective(*piece)
                 # One, or NaN where the loss is not finite: then no worker's gradient is, and all
                 # of them skip the step.
                 loss.backward(1.0 + 0.0 * loss.detach())
@@ -94,12 +89,15 @@ class Stepper:
         applied = self.optimiser.step(learning_rate, frames, squares)
         if applied:
             self.sums += sums
-            self._after_step()
         else:
             # Running statistics of batch norm have seen what was not finite.
             for buffer, value in zip(self._moving, before, strict=True):
                 buffer.copy_(value)
         self.exchange.finish_step(applied)
+        if applied and self._after_step is not None:
+            # Only now all workers have the parameters of this step.
+            self._after_step()
+            self.exchange.parameters_changed()
         self._forget_momentum_at_boundary()
         return applied
 
@@ -117,10 +115,6 @@ class Stepper:
         taken = self.sums.clone()
         self.sums.zero_()
         return taken
-
-    def _cut(self, windows: int) -> Iterator[slice]:
-        for piece in range(self._pieces):
-            yield slice(windows * piece // self._pieces, windows * (piece + 1) // self._pieces)
 
 
 def step_seed(seed: int, *place: int) -> int:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from mariana_asr.engine.options import LearningOptions
 from mariana_asr.errors import StageError
 from mariana_asr.files import write_text
 
@@ -46,7 +47,7 @@ def write_log(history: Sequence[dict[str, Any]], out_dir: Path) -> None:
 
 
 def summary_of(
-    history: Sequence[dict[str, Any]], learning_rate: float, out_dir: Path
+    history: Sequence[dict[str, Any]], options: LearningOptions, out_dir: Path
 ) -> TrainSummary:
     """What the records of a finished training add up to.
 
@@ -60,7 +61,8 @@ def summary_of(
             f"no epoch lowered the held-out loss below {history[0]['held_out_loss']:.4f}, "
             "so nothing was learnt",
             where=out_dir / LOG_FILE,
-            remedy=f"Lower train.learning_rate (now {learning_rate:g}), and remove {out_dir}",
+            remedy=f"Lower {options.SECTION}.learning_rate (now "
+            f"{options.initial_learning_rate:g}), and remove {out_dir}",
         )
     best = kept[-1]
     seconds = max(sum(record["seconds"] for record in epochs), 1e-9)

@@ -15,7 +15,7 @@ import torch.distributed as dist
 
 from mariana_asr.engine.launch.group import joined
 from mariana_asr.engine.launch.outcome import Outcome
-from mariana_asr.engine.training.train import Job, run_job
+from mariana_asr.engine.training.job import load_job, run_job
 from mariana_asr.errors import MarianaError
 from mariana_asr.logs import start_logging
 
@@ -31,7 +31,7 @@ def main(port: str, job_path: str) -> None:
     if outcome.is_known:
         # The workers were started anew after one of them ended with an error of the user's.
         return
-    job = Job.load(Path(job_path))
+    job = load_job(Path(job_path))
     if rank == 0:
         job.logs.take_over()
     else:
