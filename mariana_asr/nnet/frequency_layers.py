@@ -51,6 +51,22 @@ class BandLayout:
         return maps, copies[..., self.bands :].flatten(2)
 
 
+class MapNorm(nn.Module):
+    """Normalisation of maps: each over frames and bands, or all values of a frame together."""
+
+    def __init__(self, kind: Normalisation, maps: int, bands: int) -> None:
+        """Batch norm takes each map for a unit, layer norm each band of each map."""
+        super().__init__()
+        self._by_map = kind == "batch"
+        self.norm = row_norm(kind, maps if self._by_map else maps * bands)
+
+    def forward(self, maps: Tensor) -> Tensor:
+        """(B, maps, T, bands) to the same."""
+        values = maps.permute(0, 2, 3, 1).contiguous()
+        rows = values if self._by_map else values.flatten(2)
+        return over_rows(self.norm, rows).view(values.shape).permute(0, 3, 1, 2)
+
+
 class PooledConvolution(nn.Module):
     """A convolution, the maxima over neighbouring bands, rectifier and normalisation.
 
@@ -81,12 +97,12 @@ class PooledConvolution(nn.Module):
         self.maps, self.bands = filters, _pooled(bands, kernel[1], pooling, step)
         self._pooling, self._step = (1, pooling), (1, step)
         self.convolution = undrawn(nn.Conv2d, maps, filters, kernel)
-        self.norm = row_norm(normalisation, filters)
+        self.norm = MapNorm(normalisation, self.maps, self.bands)
 
     def forward(self, inputs: Tensor) -> Tensor:
         """(B, maps, T, bands) to maps of fewer frames and bands."""
         pooled = max_pool2d(self.convolution(inputs), self._pooling, self._step)
-        return normalised(self.norm, relu(pooled))
+        return self.norm(relu(pooled))
 
 
 class LimitedConvolution(nn.Module):
@@ -120,13 +136,13 @@ class LimitedConvolution(nn.Module):
         self.convolution = undrawn(
             nn.Conv2d, sections * maps, sections * filters, kernel, groups=sections
         )
-        self.norm = row_norm(normalisation, self.maps)
+        self.norm = MapNorm(normalisation, self.maps, self.bands)
 
     def forward(self, inputs: Tensor) -> Tensor:
         """(B, maps, T, bands) to maps of fewer frames and one band."""
         sections = inputs.unfold(3, self._width, self._step).permute(0, 3, 1, 2, 4)
         convolved = self.convolution(sections.flatten(1, 2))
-        return normalised(self.norm, relu(convolved.amax(dim=3, keepdim=True)))
+        return self.norm(relu(convolved.amax(dim=3, keepdim=True)))
 
 
 class SteppingConvolution(nn.Module):
@@ -149,16 +165,11 @@ class SteppingConvolution(nn.Module):
         self.convolution = undrawn(
             nn.Conv2d, maps, filters, (3, 3), stride=(1, step), padding=(0, 1)
         )
-        self.norm = row_norm(normalisation, filters)
+        self.norm = MapNorm(normalisation, self.maps, self.bands)
 
     def forward(self, inputs: Tensor) -> Tensor:
         """(B, maps, T, bands) to maps of two frames less."""
-        return normalised(self.norm, relu(self.convolution(inputs)))
-
-
-def normalised(norm: nn.Module, maps: Tensor) -> Tensor:
-    """Apply to maps (B, maps, T, bands) what takes rows (rows, maps)."""
-    return over_rows(norm, maps.permute(0, 2, 3, 1).contiguous()).permute(0, 3, 1, 2)
+        return self.norm(relu(self.convolution(inputs)))
 
 
 def joined_maps(maps: Tensor, others: Tensor) -> Tensor:

@@ -51,7 +51,7 @@ def plain_pooled(layer, maps, pooling, step, limited):
     if limited:
         # Each section's filters are normalised for themselves.
         outputs = outputs.transpose(2, 0, 1).reshape(-1, times, 1)
-    return batch_normed(layer.norm, outputs.transpose(1, 2, 0)).transpose(2, 0, 1)
+    return batch_normed(layer.norm.norm, outputs.transpose(1, 2, 0)).transpose(2, 0, 1)
 
 
 def plain_cnn(network, options, frames):
@@ -133,7 +133,7 @@ def plain_stepping(layer, maps, step):
             for w, b in zip(weight, bias, strict=True)
         ]
     )
-    return batch_normed(layer.norm, outputs.transpose(1, 2, 0)).transpose(2, 0, 1)
+    return batch_normed(layer.norm.norm, outputs.transpose(1, 2, 0)).transpose(2, 0, 1)
 
 
 @pytest.mark.parametrize("other_values", [0, 2])
