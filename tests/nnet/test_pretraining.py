@@ -6,13 +6,17 @@ import torch
 from torch import nn
 
 from mariana_asr.errors import RecipeError
+from mariana_asr.nnet.build import build_network
 from mariana_asr.nnet.dnn import Dnn, DnnOptions
 from mariana_asr.nnet.dropout import set_frame_position
+from mariana_asr.nnet.options import TdnnOptions
 from mariana_asr.nnet.pretraining import (
     DenoisingAutoencoder,
     RestrictedBoltzmannMachine,
     pretraining_stages,
 )
+from mariana_asr.options import validated
+from mariana_asr.recipe.schema import NetworkSections
 
 SIGMOID = {"activation": "sigmoid", "normalisation": "none", "dropout": 0.3}
 FRAME_DIM, WINDOW, HIDDEN = 4, 3, 20
@@ -94,6 +98,8 @@ def test_the_gradient_is_that_of_contrastive_divergence(number):
         ("denoising", {"activation": "relu", "normalisation": "batch", "dropout": 0.2}),
         ("denoising", {"activation": "relu", "normalisation": "none", "dropout": 0.0}),
         ("denoising", {"activation": "sigmoid", "normalisation": "batch", "dropout": 0.0}),
+        ("denoising", {"activation": "pnorm", "normalisation": "layer", "group_size": 2}),
+        ("denoising", {"activation": "maxout", "normalisation": "none", "group_size": 3}),
     ],
 )
 def test_each_layer_learns_to_restore_its_input(kind, options):
@@ -210,10 +216,47 @@ def test_binary_visible_units_begin_with_their_mean():
             assert (objective.layer.bias == 0).all()
 
 
-@pytest.mark.parametrize("wrong", [{"activation": "relu"}, {"normalisation": "batch"}])
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"activation": "relu"},
+        {"activation": "maxout"},
+        {"normalisation": "batch"},
+        {"normalisation": "layer"},
+    ],
+)
 def test_boltzmann_machines_need_sigmoid_units_without_normalisation(wrong):
     with pytest.raises(RecipeError, match="normalisation: none"):
         pretraining_stages(network_of(**{**SIGMOID, **wrong}), options_of("rbm"))
+
+
+@pytest.mark.parametrize("kind", ["rbm", "denoising"])
+@pytest.mark.parametrize("wrong", [{"residual": True}, {"bottleneck": 5}])
+def test_layers_that_are_more_than_a_matrix_and_a_non_linearity_are_not_pretrained(kind, wrong):
+    with pytest.raises(RecipeError, match="residual connections or a bottleneck"):
+        pretraining_stages(network_of(**SIGMOID, **wrong), options_of(kind))
+
+
+@pytest.mark.parametrize("kind", ["rbm", "denoising"])
+def test_other_networks_are_not_pretrained(kind):
+    network = build_network(TdnnOptions(), FRAME_DIM, 5)
+    with pytest.raises(RecipeError, match="only fully connected networks"):
+        pretraining_stages(network, options_of(kind))
+
+
+@pytest.mark.parametrize(
+    ("model", "kind", "message"),
+    [
+        ({"type": "tdnn"}, "denoising", "only fully connected networks"),
+        ({"class": "a.B"}, "rbm", "only fully connected networks"),
+        ({}, "rbm", "sigmoid units and without normalisation"),
+        ({"residual": True}, "denoising", "residual connections"),
+    ],
+)
+def test_a_recipe_that_asks_for_what_cannot_be_is_refused(model, kind, message):
+    tree = {"model": model, "train": {"pretraining": kind}}
+    with pytest.raises(RecipeError, match=f"train.pretraining: .*{message}"):
+        validated(NetworkSections, tree, "test")
 
 
 def test_the_decoder_is_the_same_in_all_workers_and_global_state_is_left_alone():
