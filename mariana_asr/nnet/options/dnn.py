@@ -23,8 +23,8 @@ class DnnOptions(NetworkOptions):
     """Units that each hidden layer gives the next one."""
     activation: Literal["sigmoid", "relu", "maxout", "pnorm"] = "relu"
     """Non-linearity of the hidden layers. ``maxout`` (Goodfellow et al. 2013) makes one unit of a
-    group by its largest, ``pnorm`` (Zhang et al. 2014) by its Euclidean norm. Without
-    normalisation, all but ``sigmoid`` need a learning rate about ten times lower than it."""
+    group by its largest, ``pnorm`` (Zhang et al. 2014) by its Euclidean norm. With ``relu`` use a
+    learning rate about ten times lower than with ``sigmoid``, or normalisation."""
     group_size: int = Field(default=5, ge=1)
     """Units in a group of ``maxout`` or ``pnorm``: a layer computes hidden_dim * group_size units
     and makes hidden_dim of them. Others have no groups. Kaldi's nnet2 has groups of 10."""
