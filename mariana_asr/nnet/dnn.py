@@ -10,10 +10,10 @@ from torch.nn.utils import skip_init
 
 from mariana_asr.nnet.dropout import FrameDropout
 from mariana_asr.nnet.grouping import Maxout, PNorm
-from mariana_asr.nnet.input_normalisation import CONSTANT_STD, InputNormalisation
+from mariana_asr.nnet.input_normalisation import InputNormalisation
 from mariana_asr.nnet.options import DnnOptions
 
-__all__ = ["CONSTANT_STD", "Dnn", "DnnOptions", "InputNormalisation"]
+__all__ = ["Dnn", "DnnOptions"]
 
 OUTPUT_BIAS_RATE = 0.1
 """Kaldi's nnet1 trains the bias of the output layer at a tenth of the learning rate."""

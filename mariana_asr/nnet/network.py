@@ -17,7 +17,9 @@ class FrameNetwork(Protocol):
     Optional attributes: ``set_input_statistics(mean, std)`` takes the (frame_dim,) mean and
     standard deviation of the training frames, once before training; ``learning_rate_factors`` maps
     names of parameters to factors on their learning rates; ``after_step()`` is called after each
-    step of the optimiser, on every worker, and may change parameters as a function of themselves.
+    step of the optimiser, on every worker, and may change parameters as a function of themselves;
+    ``hidden_of(windows)`` gives the last hidden layer (B * L, H), of which ``output``, an
+    ``nn.Linear``, makes the logits: a second output layer needs them.
 
     Attributes:
         frame_dim: Values a frame.
