@@ -23,6 +23,7 @@ from mariana_asr.recipe.describe_training import (
     training_facts,
 )
 from mariana_asr.recipe.runner import RECORD, stage_seconds
+from mariana_asr.score.candidates import SELECTION_FILE, read_selection
 from mariana_asr.score.results import RESULTS_TEXT
 
 Facts = Iterator[tuple[str, str]]
@@ -102,6 +103,9 @@ def _model_dir(path: Path) -> Facts:
         model = read_transition_model(path / "final.mdl")
         yield "transition ids", f"{model.num_transition_ids:,}"
         yield from log_facts(path)
+        if (path / SELECTION_FILE).exists():
+            selection = read_selection(path / SELECTION_FILE)
+            yield "weights", f"{selection.candidates[selection.chosen].name}, chosen among several"
     else:
         yield from _gmm(path / "final.mdl")
         if (path / FRONT_END_FILE).exists():

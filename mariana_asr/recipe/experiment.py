@@ -298,12 +298,14 @@ class Experiment:
         frames = "frames" if network == "dnn" else f"frames_{network}"
         options = {
             "model": _plain(recipe.model),
-            "train": _plain(recipe.train),
+            "train": _plain(recipe.train.engine_options),
             "engine": recipe.engine.model_dump(mode="json", exclude=set(RUN_OPTIONS)),
         }
         packing = _plain(recipe.model.transform) | {"storage": recipe.engine.storage}
         if recipe.model.adapted:
             packing["adapted"] = True
+        selects = recipe.train.num_kept_epochs > 0
+        trained = f"train_{network}" if selects else network
         return [
             Stage(
                 frames,
@@ -312,14 +314,33 @@ class Experiment:
                 after=self._aligned_inputs(ali, *self._training_variants(ali)),
             ),
             Stage(
-                network,
+                trained,
                 partial(self._work.network, frames, ali),
                 options,
                 after=(ali, frames),
                 files=self._network_files(),
             ),
+            *([self._selection_stage(network, frames, trained)] if selects else []),
             self._decode_stage(network, self._network_graph),
         ]
+
+    def _selection_stage(self, network: str, frames: str, trained: str) -> Stage:
+        """The choice among a training's epochs and averages of them, by loss or by error rate."""
+        train, graph = self.recipe.train, self._network_graph
+        options: dict[str, object] = {"select": train.select, "average": train.average}
+        after: tuple[str, ...] = (trained, frames)
+        if train.select == "wer":
+            options["metric"] = self.recipe.score.metrics[0]
+            options["decode"] = self.recipe.decode.model_dump(mode="json", exclude={"sets"})
+            after = (*self._decoded_by_networks, graph, *after)
+        work = partial(self._work.select, frames, trained, graph)
+        return Stage(network, work, options, after)
+
+    @property
+    def _decoded_by_networks(self) -> tuple[str, ...]:
+        """What networks read of a set that they decode."""
+        adapting = (self.recipe.adapting_stage,) if self.recipe.model.adapted else ()
+        return (*self._network_data, *adapting)
 
     @property
     def _network_data(self) -> tuple[str, ...]:
@@ -367,11 +388,8 @@ class Experiment:
         )
 
     def _decode_stage(self, system: str, graph: str) -> Stage:
-        after: tuple[str, ...] = ("features",)
-        if system in self.recipe.align.networks:
-            after = self._network_data
-            if self.recipe.model.adapted:
-                after += (self.recipe.adapting_stage,)
+        is_network = system in self.recipe.align.networks
+        after = self._decoded_by_networks if is_network else ("features",)
         return Stage(
             f"decode_{system}",
             partial(self._work.decode, f"ali/{TRAIN}" if system == "ali" else system, graph),

@@ -22,8 +22,12 @@ from mariana_asr.features.options import FeatureOptions
 from mariana_asr.lang.options import GraphOptions, LangOptions, LmOptions
 from mariana_asr.nnet.options import DnnOptions, ModelOptions
 from mariana_asr.nnet.options.pretrainable import pretraining_problem
-from mariana_asr.options import Options, default_tag
+from mariana_asr.options import Options, default_tag, narrowed
+from mariana_asr.score.candidates import Criterion
 from mariana_asr.score.results import Metric
+
+DEFAULT_KEPT_EPOCHS = 5
+"""Epochs among which the error rate on the dev set decides, where a recipe does not say."""
 
 
 class LangSection(LangOptions):
@@ -113,8 +117,48 @@ class NetworkSections(Options):
         return self
 
 
+class TrainSection(TrainOptions):
+    """Training of a network on frames, and which of its weights it ends with.
+
+    With SGD, ``learning_rate`` and ``l2_penalty`` are rates per frame, as in Kaldi's nnet1: a step
+    moves the weights by the learning rate times the *sum* of the minibatch's gradients. (Kaldi's
+    0.008 at a minibatch of 256 is 2.048 where losses are averaged.) A larger minibatch thus takes
+    proportionally larger steps; no rate has to be scaled by hand. The adaptive optimisers take the
+    minibatch's mean gradient, and their rates are per step.
+    """
+
+    select: Criterion = "loss"
+    """What decides which weights a network ends with: its held-out loss, or (``wer``) the error
+    rate on the dev set, by the first of `score.metrics`; then every kept epoch and average decodes
+    the dev set."""
+    average: int = Field(default=0, ge=0)
+    """Also consider the averages of the weights of the last 2, 3, ... up to so many kept epochs
+    (Izmailov et al. 2018). Without `keep_epochs`, as many are kept."""
+
+    @model_validator(mode="after")
+    def _check(self) -> "TrainSection":
+        if 0 < self.keep_epochs < self.average:
+            raise ValueError(
+                f"average is {self.average}, but keep_epochs is {self.keep_epochs}: "
+                "only epochs that are kept can be averaged"
+            )
+        return self
+
+    @property
+    def num_kept_epochs(self) -> int:
+        """How many epochs are kept: by default what is needed to select and to average."""
+        needed = DEFAULT_KEPT_EPOCHS if self.select == "wer" else 0
+        return self.keep_epochs or max(needed, self.average if self.average > 1 else 0)
+
+    @property
+    def engine_options(self) -> TrainOptions:
+        """What the engine is told."""
+        options = narrowed(self, TrainOptions)
+        return options.model_copy(update={"keep_epochs": self.num_kept_epochs})
+
+
 class DecodeSection(DecodeOptions):
-    """Which sets are decoded, and how; the beams' defaults are those of Kaldi's steps/decode.sh.
+    """How sets are decoded, and which; the beams' defaults are those of Kaldi's steps/decode.sh.
 
     Wider ones (16 and 10 are latgen-faster-mapped's own) lose less of what a high LM weight would
     choose and take half as long again. There is no ``max_active``: the lattice decoder of
@@ -158,7 +202,7 @@ class Recipe(Options):
     lang: LangSection = LangSection()
     align: AlignSection = AlignSection()
     model: ModelOptions = DnnOptions()
-    train: TrainOptions = TrainOptions()
+    train: TrainSection = TrainSection()
     engine: EngineOptions = EngineOptions()
     decode: DecodeSection = DecodeSection()
     score: ScoreSection = ScoreSection()

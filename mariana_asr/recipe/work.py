@@ -5,6 +5,9 @@ from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+import numpy as np
+from numpy.typing import NDArray
+
 from mariana_asr.align.alignment import align
 from mariana_asr.align.formats.model_io import read_transition_model
 from mariana_asr.align.formats.tree_io import read_tree
@@ -39,11 +42,14 @@ from mariana_asr.recipe.network import (
 )
 from mariana_asr.recipe.runner import stage_seconds
 from mariana_asr.recipe.schema import Recipe
+from mariana_asr.recipe.selection import select_network
 from mariana_asr.recipe.sets import DEV, TRAIN, TRAIN_COPIES, ExperimentSets
+from mariana_asr.score.candidates import SELECTION_FILE, read_selection
+from mariana_asr.score.error_counts import ErrorCounts
 from mariana_asr.score.report import read_log, write_report
-from mariana_asr.score.results import Result, write_results
+from mariana_asr.score.results import UNITS, Result, write_results
 from mariana_asr.score.training_figures import frames_per_second
-from mariana_asr.score.tuning import score_decodes
+from mariana_asr.score.tuning import choose_setting, score_decodes, score_settings
 
 
 class StageWork:
@@ -235,22 +241,31 @@ class StageWork:
 
     def decode(self, system: str, graph: str, out: Path) -> None:
         """Hypotheses of a system."""
-        options = narrowed(self.recipe.decode, DecodeOptions)
         is_network = system in self.recipe.align.networks
         for data in self._sets.decoded():
-            name, transforms = data.path.name, None
+            name = data.path.name
             if is_network:
-                data = self._sets.network(name)
-                transforms = self._sets.transforms(self.folder / self.recipe.adapting_stage / name)
-            decode(
-                data,
-                self.folder / system,
-                self.folder / graph,
-                out / name,
-                options,
-                jobs=self.jobs,
-                transforms=transforms,
-            )
+                self._decode_with_network(name, self.folder / system, graph, out / name)
+            else:
+                self._decode_set(data, self.folder / system, graph, out / name)
+
+    def _decode_with_network(self, name: str, network: Path, graph: str, out: Path) -> None:
+        data = self._sets.network(name)
+        transforms = self._sets.transforms(self.folder / self.recipe.adapting_stage / name)
+        self._decode_set(data, network, graph, out, transforms)
+
+    def _decode_set(
+        self,
+        data: DataDir,
+        model: Path,
+        graph: str,
+        out: Path,
+        transforms: dict[str, NDArray[np.float32]] | None = None,
+    ) -> None:
+        options = narrowed(self.recipe.decode, DecodeOptions)
+        decode(
+            data, model, self.folder / graph, out, options, jobs=self.jobs, transforms=transforms
+        )
 
     def frames(self, ali: str, out: Path) -> None:
         """Features and targets, packed for training."""
@@ -284,9 +299,32 @@ class StageWork:
             self.folder / frames / DEV,
             self.folder / ali / TRAIN,
             self.recipe.model,
-            self.recipe.train,
+            self.recipe.train.engine_options,
             self.recipe.engine,
             out,
+        )
+
+    def select(self, frames: str, training: str, graph: str, out: Path) -> None:
+        """A network with the best of the weights that its training kept, and of their averages."""
+        train, metric = self.recipe.train, self.recipe.score.metrics[0]
+
+        def count_errors(network: Path) -> ErrorCounts:
+            decoding = network / "decode"
+            self._decode_with_network(DEV, network, graph, decoding)
+            counts = score_settings(decoding, self._sets.gmm(DEV), UNITS[metric])
+            return counts[choose_setting(counts)]
+
+        select_network(
+            self.folder / training,
+            self.folder / frames / TRAIN,
+            self.folder / frames / DEV,
+            out,
+            criterion=train.select,
+            average=train.average,
+            metric=metric,
+            count_errors=count_errors,
+            engine=self.recipe.engine,
+            seed=train.seed,
         )
 
     def score(self, out: Path) -> None:
@@ -315,6 +353,11 @@ class StageWork:
             self.recipe.name,
             results,
             network_logs={name: logs[name] for name in networks},
+            selections={
+                name: read_selection(path)
+                for name in networks
+                if (path := self.folder / name / SELECTION_FILE).exists()
+            },
             gmm_logs={name: logs[name] for name in self.recipe.align.rungs},
             stages=stage_seconds(self.folder),
             recipe_text=recipe_text(self.recipe),

@@ -13,6 +13,7 @@ from jinja2 import Environment
 from mariana_asr import __version__
 from mariana_asr.errors import FormatError
 from mariana_asr.files import write_text
+from mariana_asr.score.candidates import Selection
 from mariana_asr.score.results import Result
 from mariana_asr.score.training_figures import Figure, training_figures
 
@@ -31,6 +32,7 @@ class _Training:
     rejected: list[int] = field(default_factory=list)
     kept: int | None = None
     figures: list[Figure] = field(default_factory=list)
+    selection: Selection | None = None
 
 
 def write_report(
@@ -40,6 +42,7 @@ def write_report(
     *,
     network_logs: Mapping[str, Sequence[Mapping[str, Any]]] | None = None,
     gmm_logs: Mapping[str, Sequence[Mapping[str, Any]]] | None = None,
+    selections: Mapping[str, Selection] | None = None,
     stages: Mapping[str, float] | None = None,
     recipe_text: str = "",
 ) -> Path:
@@ -53,6 +56,7 @@ def write_report(
         network_logs: Name of each network to the objects of its ``log.jsonl``
             (see ``curves.network_charts`` and ``training_figures``).
         gmm_logs: The same for GMMs (see ``curves.gmm_chart``).
+        selections: For networks whose weights were chosen among epochs and averages: the choice.
         stages: Seconds that each stage took.
         recipe_text: The recipe, as it was written.
 
@@ -71,6 +75,7 @@ def write_report(
             rejected_epochs(log),
             kept_epoch(log),
             [*_size(name, results), *training_figures(log)],
+            (selections or {}).get(name),
         )
         for name, log in (network_logs or {}).items()
     ]

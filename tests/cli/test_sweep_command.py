@@ -165,6 +165,36 @@ def test_a_killed_sweep_goes_on_where_it_was(recipe: Path, tmp_path: Path) -> No
     ]
 
 
+def test_variants_that_differ_in_the_choice_of_weights_train_once(
+    recipe: Path, sweep_folder: Path
+) -> None:
+    output = succeeded(
+        "sweep", recipe, "decode.sets=[dev]", "train.average=2", "train.keep_epochs=3",
+        "train.schedule={type: cosine, epochs: 3}", "--vary", "train.select=loss,wer",
+        "--exp", recipe.parent / "exp", "--table", "select", "-j", 1,
+    )  # fmt: skip
+    chosen = ["dnn", "decode_dnn", "score"]
+    assert stages_run(output) == ["train_dnn", *chosen, *chosen]
+    by_loss, by_errors = (
+        json.loads((sweep_folder / f"select-{kind}" / "dnn" / "selection.json").read_text())
+        for kind in ("loss", "wer")
+    )
+    assert [c["epochs"] for c in by_loss["candidates"]] == [[1], [2], [3], [2, 3]]
+    for one, other in zip(by_loss["candidates"], by_errors["candidates"], strict=True):
+        assert one["held_out_loss"] == other["held_out_loss"]
+    losses = [c["held_out_loss"] for c in by_loss["candidates"]]
+    assert losses[by_loss["chosen"]] == min(losses)
+    errors = [c["errors"] for c in by_errors["candidates"]]
+    assert errors[by_errors["chosen"]] == min(errors)
+    # What was measured to choose is what the chosen one decodes with.
+    results = json.loads((sweep_folder / "select-wer" / "results.json").read_text())
+    (dev,) = (r for r in results if (r["system"], r["test_set"]) == ("dnn", "dev"))
+    assert dev["errors"] == min(errors)
+    page = (sweep_folder / "select-wer" / "report" / "index.html").read_text()
+    assert "Which weights it ended with" in page
+    assert "chosen among several" in succeeded("info", sweep_folder / "select-wer" / "dnn")
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from mariana_asr.errors import FormatError
+from mariana_asr.score.candidates import Candidate, Selection
 from mariana_asr.score.report import format_duration, read_log, write_report
 from mariana_asr.score.results import Result
 
@@ -97,6 +98,21 @@ def test_where_only_dev_was_decoded_its_rates_come_first(tmp_path: Path):
     assert "dnn · dev" not in text
     assert "dev set · to choose by" in text
     assert "Parameters 12,345" in text
+
+
+def test_the_choice_of_weights_is_shown(tmp_path: Path):
+    candidates = (
+        Candidate((1,), 2.1, 0.45, 12.5, 25, 200),
+        Candidate((1, 2), 2.0, 0.47, 11.0, 22, 200),
+    )
+    selection = Selection("wer", "cer", candidates, 1)
+    logs = {"dnn": NETWORK_LOG}
+    path = write_report(tmp_path, "x", [], network_logs=logs, selections={"dnn": selection})
+    page = Page(path.read_text(encoding="utf-8"))
+    assert "Dev CER" in page.text
+    assert "epoch 1 2.1000 45.00 % 12.50 % 25 / 200" in page.text
+    assert "mean of epochs 1, 2 2.0000 47.00 % 11.00 % 22 / 200 chosen" in page.text
+    assert "and its weights were kept" not in page.text
 
 
 def test_the_page_needs_no_script_no_network_and_no_other_file(page: Page):
