@@ -187,10 +187,13 @@ def _computed(
     work = partial(_compute_recording, options=options, allow_pipes=allow_pipes)
     recordings = (_one_recording(data, name, members) for name, members in by_recording.items())
     jobs = min(jobs, max(1, len(by_recording)))
-    for results in parallel_map(
-        work, recordings, jobs=jobs, setup=_set_distorter, setup_arguments=(distorter,)
-    ):
-        yield from results
+    try:
+        for results in parallel_map(
+            work, recordings, jobs=jobs, setup=_set_distorter, setup_arguments=(distorter,)
+        ):
+            yield from results
+    finally:
+        _set_distorter(None)
 
 
 _distorter: Distorter | None = None

@@ -132,6 +132,30 @@ def test_other_alignments_are_taken_over_and_the_features_stay(
     assert to_run == STAGES[3:]
 
 
+def test_copies_that_kaldi_did_not_align_are_aligned_with_kaldis_model(
+    data: Path, recipe: dict[str, Any], tmp_path: Path
+) -> None:
+    all_train, few = read_data_dir(data / "train"), tmp_path / "few"
+    all_train.subset(all_train.utterances[::4], few).write()
+    recipe["corpus"] |= {"train": str(few), "dev": str(data / "other")}
+    recipe["augmentation"] = {"speeds": [1.0, 1.1]}
+    recipe["decode"] |= {"sets": ["dev"]}
+    recipe["train"] = {"schedule": {"max_iters": 1}}
+    status, output = train(tmp_path, recipe)
+    assert status == 0, output
+    assert "train: alignments of 25 of 25 utterances" in output
+    assert "train_sp: no alignments in" in output
+    experiment = tmp_path / "exp/mine"
+    recorded = read_alignments(experiment / "ali/train")
+    copies = read_alignments(experiment / "ali_sp/train_sp")
+    assert copies.keys() == {f"sp1.1-{utterance}" for utterance in recorded}
+    ratios = [
+        len(copies[f"sp1.1-{utterance}"]) / len(recorded[utterance]) for utterance in recorded
+    ]
+    assert np.allclose(ratios, 1 / 1.1, atol=0.03)
+    assert FrameStore.open(experiment / "frames/train").num_utterances == 2 * len(recorded)
+
+
 def test_a_set_that_kaldi_did_not_align_is_aligned_with_kaldis_model(
     data: Path, recipe: dict[str, Any], tmp_path: Path
 ) -> None:
