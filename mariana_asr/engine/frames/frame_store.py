@@ -193,8 +193,8 @@ class FrameStore:
             self._files.move_to_end(shard)
             files = self._files[shard]
         row_bytes = self.dim * self._stored_type.itemsize
-        _read_exactly(files[0], begin * row_bytes, features)
-        _read_exactly(files[1], begin * TARGET_TYPE.itemsize, targets)
+        read_exactly(files[0], begin * row_bytes, features)
+        read_exactly(files[1], begin * TARGET_TYPE.itemsize, targets)
 
     def utterance_names(self, numbers: Iterable[int]) -> list[str]:
         """Ids of the utterances with these numbers, in order of number."""
@@ -225,8 +225,12 @@ class FrameStore:
         return from_storage(features, self.storage), targets.astype(np.int32, copy=False)
 
 
-def _read_exactly(file: FileIO, begin: int, rows: NDArray[Any]) -> None:
-    """Fill an array with the bytes of a file from ``begin`` on."""
+def read_exactly(file: FileIO, begin: int, rows: NDArray[Any]) -> None:
+    """Fill an array with the bytes of a file from ``begin`` on.
+
+    Raises:
+        FormatError: The file ends before.
+    """
     wanted = rows.reshape(-1).view(np.uint8).data
     while len(wanted):
         # Leaves alone where the file stands, so that several threads may read it.

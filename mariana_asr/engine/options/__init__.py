@@ -29,6 +29,7 @@ from mariana_asr.engine.options.schedules import (
     NewbobOptions,
     ScheduleOptions,
 )
+from mariana_asr.engine.options.sequence import SequenceOptions
 from mariana_asr.engine.options.training import LearningOptions, TrainOptions
 
 __all__ = [
@@ -52,6 +53,7 @@ __all__ = [
     "PretrainingOptions",
     "RbmOptions",
     "ScheduleOptions",
+    "SequenceOptions",
     "SgdOptions",
     "ShardedOptions",
     "SpecAugmentOptions",

@@ -1,0 +1,1 @@
+"""Training on whole utterances: sequence-discriminative criteria on lattices."""
