@@ -18,7 +18,7 @@ from mariana_asr.files import atomic_file
 from mariana_asr.nnet.build import build_network
 from mariana_asr.nnet.network import FrameNetwork
 from mariana_asr.nnet.options import ModelOptions
-from mariana_asr.nnet.splicing import gather_windows, window_offsets
+from mariana_asr.nnet.utterance_logits import utterance_logits
 
 logger = logging.getLogger(__name__)
 
@@ -26,9 +26,6 @@ _MODEL_OPTIONS: TypeAdapter[ModelOptions] = TypeAdapter(ModelOptions)
 
 FORMAT = "mariana-asr acoustic model"
 VERSION = 2
-
-SCORED_FRAMES = 2048
-"""Frames scored at a time, so that memory does not grow with an utterance's length."""
 
 UNSEEN_LOG_PRIOR = math.sqrt(float(np.finfo(np.float32).max))
 """Log-prior of a pdf without training frames: about 1.8e19, as in Kaldi's nnet1."""
@@ -125,24 +122,16 @@ class AcousticModel:
                 "values a frame",
                 remedy=f"Give it {self.front_end.describe()}",
             )
-        length = len(features)
-        scores = np.empty((length, self.num_pdfs), dtype=np.float32)
+        scores = np.empty((len(features), self.num_pdfs), dtype=np.float32)
         device = next(self.network.parameters()).device
         frames = torch.as_tensor(np.ascontiguousarray(features, dtype=np.float32), device=device)
         priors = prior_scale * torch.as_tensor(self.log_priors, device=device)
-        network = self.network
-        exact = network.exact_chunks and network.chunk_frames > 1
-        stretch = min(SCORED_FRAMES, length) if exact else network.chunk_frames
-        offsets = window_offsets(network.left_context, network.right_context + stretch - 1, device)
-        step = max(1, SCORED_FRAMES // stretch) * stretch
+        begin = 0
         with torch.inference_mode():
-            for begin in range(0, length, step):
-                end = min(begin + step, length)
-                centre = torch.arange(begin, end, stretch, dtype=torch.int32, device=device)
-                first = torch.zeros_like(centre)
-                windows = gather_windows(frames, centre, first, first + length - 1, offsets)
-                posteriors = torch.log_softmax(network(windows)[: end - begin], dim=1)
-                scores[begin:end] = (posteriors - priors).cpu().numpy()
+            for logits in utterance_logits(self.network, frames):
+                posteriors = torch.log_softmax(logits, dim=1)
+                scores[begin : begin + len(logits)] = (posteriors - priors).cpu().numpy()
+                begin += len(logits)
         return scores
 
     def save(self, path: str | Path) -> None:

@@ -9,7 +9,7 @@ import torch
 from mariana_asr.errors import DataError, FormatError
 from mariana_asr.features.front_end import FrontEnd, TransformOptions
 from mariana_asr.features.splice import splice
-from mariana_asr.nnet import acoustic_model
+from mariana_asr.nnet import utterance_logits
 from mariana_asr.nnet.acoustic_model import AcousticModel, log_priors_from_counts
 from mariana_asr.nnet.build import build_network
 from mariana_asr.nnet.dnn import DnnOptions
@@ -67,7 +67,7 @@ def test_scores_are_log_posteriors_minus_log_priors(length):
 def test_long_utterances_are_scored_in_chunks_with_the_same_result(monkeypatch):
     model = make_model()
     whole = model.log_likelihoods(features(100))
-    monkeypatch.setattr(acoustic_model, "SCORED_FRAMES", 7)
+    monkeypatch.setattr(utterance_logits, "SCORED_FRAMES", 7)
     np.testing.assert_allclose(model.log_likelihoods(features(100)), whole, rtol=1e-6, atol=1e-6)
 
 
