@@ -21,8 +21,10 @@ class BandLayout:
         others: Values of all copies together that are no bands.
     """
 
-    def __init__(self, transform: TransformOptions, frame_dim: int, other_values: int) -> None:
-        """Divide a frame.
+    def __init__(
+        self, transform: TransformOptions, frame_dim: int, other_values: int | None
+    ) -> None:
+        """Divide a frame; None stands for no other values.
 
         Raises:
             RecipeError: It cannot be divided so.
@@ -34,7 +36,7 @@ class BandLayout:
                 where="model.transform",
                 remedy="Give the network a filter bank's features, with deltas or without",
             )
-        self._per_copy = frame_dim // self.copies
+        self._per_copy, other_values = frame_dim // self.copies, other_values or 0
         self.bands = self._per_copy - other_values
         self.others = self.copies * other_values
         if self.bands < 1:
@@ -199,6 +201,6 @@ def _pooled(bands: int, kernel: int, pooling: int, step: int) -> int:
             f"{kernel + pooling - 1} bands, and has {bands}",
             where="model.frequency_kernels",
             remedy="Lower model.frequency_kernels or model.pooling, take away a convolution, or "
-            "raise features.num_mel_bins",
+            "raise num_mel_bins of the features",
         )
     return (places - pooling) // step + 1

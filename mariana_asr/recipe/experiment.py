@@ -21,8 +21,9 @@ from mariana_asr.engine.options.engine import RUN_OPTIONS
 from mariana_asr.features.augmentation.noises import check_recordings, recordings_of
 from mariana_asr.files import write_text
 from mariana_asr.lang.options import ArpaLm
-from mariana_asr.nnet.options import CustomOptions
+from mariana_asr.nnet.options import BandedFramesOptions, CustomOptions
 from mariana_asr.options import Options
+from mariana_asr.recipe.bands import with_bands
 from mariana_asr.recipe.kaldi_import import (
     kaldi_alignment_files,
     kaldi_lang_files,
@@ -117,13 +118,19 @@ class Experiment:
         return plan_stages(self.stages(), self.folder, self.shared)
 
     def _check_network(self) -> None:
-        """Try out a network of the user's own, before the hours of other stages."""
+        """Try out a network that may not fit its features, before the hours of other stages."""
         model = self.recipe.model
-        if isinstance(model, CustomOptions):
-            # Only here: this imports torch, and runs code that is not ours.
-            from mariana_asr.nnet.build import build_network
+        if isinstance(model, BandedFramesOptions):
+            if model.features is None and self.recipe.corpus.preparer == "kaldi_dirs":
+                return  # these may have features already, of whatever kind
+            features = model.features or self.recipe.features
+            model = with_bands(model, features.model_dump(), features.dim)
+        elif not isinstance(model, CustomOptions):
+            return
+        # Only here: this imports torch, and may run code that is not ours.
+        from mariana_asr.nnet.build import build_network
 
-            build_network(model, self._frame_dim, TRIED_OUTPUTS)
+        build_network(model, self._frame_dim, TRIED_OUTPUTS)
 
     def _check_recordings(self) -> None:
         """Look for recordings of noise and rooms, before the hours of other stages."""

@@ -26,6 +26,7 @@ from mariana_asr.features.linear import require_speaker_transforms
 from mariana_asr.features.reading import read_feature_dim
 from mariana_asr.features.settings import read_feature_settings, settings_of_parts
 from mariana_asr.nnet.options import ModelOptions, NetworkOptions
+from mariana_asr.recipe.bands import with_bands
 from mariana_asr.skipped import Skipped
 
 logger = logging.getLogger(__name__)
@@ -182,6 +183,7 @@ def train_acoustic_model(
     Raises:
         DataError: The stores do not fit each other or the network.
         FormatError: A file is missing or damaged.
+        RecipeError: The network needs frequency bands, and the features are none.
         StageError: Training failed.
     """
     # Only here: importing torch takes seconds that other stages need not wait.
@@ -200,6 +202,7 @@ def train_acoustic_model(
             where=held_out_dir,
             remedy="Pack both with the same features and the same transform",
         )
+    model = with_bands(model, front_end.features, front_end.feature_dim)
     network = build_network(model, train.dim, train.num_outputs, seed=options.seed)
     if hasattr(network, "set_input_statistics"):
         network.set_input_statistics(train.mean, train.std)

@@ -56,7 +56,8 @@ def plain_pooled(layer, maps, pooling, step, limited):
 
 def plain_cnn(network, options, frames):
     copies, limited = options.transform.copies, options.weight_sharing == "limited"
-    maps, others = split(normalised_input(network, frames), copies, options.other_values)
+    inputs = normalised_input(network, frames)
+    maps, others = split(inputs, copies, options.other_values or 0)
     for number, layer in enumerate(network.convolutions):
         step = (options.pooling_steps or options.pooling)[number]
         maps = plain_pooled(layer, maps, options.pooling[number], step, limited)

@@ -5,7 +5,7 @@ from typing import Annotated, Any
 
 from pydantic import BeforeValidator, Field
 
-from mariana_asr.nnet.options.cnn import CnnOptions, CnnTdnnfOptions
+from mariana_asr.nnet.options.cnn import BandedFramesOptions, CnnOptions, CnnTdnnfOptions
 from mariana_asr.nnet.options.custom import CustomOptions
 from mariana_asr.nnet.options.dnn import DnnOptions
 from mariana_asr.nnet.options.lstm import LstmOptions
@@ -13,6 +13,7 @@ from mariana_asr.nnet.options.network import NetworkOptions
 from mariana_asr.nnet.options.tdnn import TdnnfOptions, TdnnOptions
 
 __all__ = [
+    "BandedFramesOptions",
     "CnnOptions",
     "CnnTdnnfOptions",
     "CustomOptions",

@@ -13,9 +13,10 @@ Count = Annotated[int, Field(ge=1)]
 class BandedFramesOptions(ConvolutionOverTimeOptions):
     """The base of options of networks whose input has frequency bands."""
 
-    other_values: int = Field(default=0, ge=0)
+    other_values: int | None = Field(default=None, ge=0)
     """Values at the end of a frame's features that are no bands, such as the 3 of pitch: they go
-    to the first layer after the convolutions, beside what these give."""
+    to the first layer after the convolutions, beside what these give. By default all values after
+    a filter bank's, and none where it is not known what the features are."""
 
     @model_validator(mode="after")
     def _check_bands(self) -> Self:
