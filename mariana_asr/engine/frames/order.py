@@ -49,6 +49,28 @@ def windows_of(lengths: NDArray[np.int64], chunk_frames: int) -> NDArray[np.int6
     return -(-lengths // chunk_frames)
 
 
+def minibatch_bounds(total: int, size: int, step: int) -> tuple[int, int]:
+    """Where the minibatch of a step begins and ends in a stream.
+
+    All minibatches have the same size but the last two, which share what is left evenly:
+    everything comes exactly once an epoch, and no minibatch is so small that its gradient or its
+    batch statistics are noise.
+
+    Args:
+        total: Length of the stream.
+        size: Of a minibatch.
+        step: Number of the minibatch.
+    """
+    steps = -(-total // size)
+    if step < steps - 2 or total % size == 0:
+        return step * size, (step + 1) * size
+    begin = max(steps - 2, 0) * size
+    middle = (begin + total + 1) // 2
+    if steps == 1:
+        return 0, total
+    return (begin, middle) if step == steps - 2 else (middle, total)
+
+
 @dataclass(frozen=True)
 class Blocks:
     """The blocks of a store: whole utterances side by side in one shard."""
@@ -142,20 +164,8 @@ class EpochOrder:
         self.num_steps = -(-self.num_windows // minibatch_size)
 
     def minibatch(self, step: int) -> tuple[int, int]:
-        """Positions in the stream where the minibatch of a step begins and ends.
-
-        All minibatches have ``minibatch_size`` windows but the last two, which share what is left
-        evenly: every window comes exactly once an epoch, and no minibatch is so small that its
-        gradient or its batch statistics are noise.
-        """
-        size, steps = self.minibatch_size, self.num_steps
-        if step < steps - 2 or self.num_windows % size == 0:
-            return step * size, (step + 1) * size
-        begin = max(steps - 2, 0) * size
-        middle = (begin + self.num_windows + 1) // 2
-        if steps == 1:
-            return 0, self.num_windows
-        return (begin, middle) if step == steps - 2 else (middle, self.num_windows)
+        """Positions in the stream where the minibatch of a step begins and ends."""
+        return minibatch_bounds(self.num_windows, self.minibatch_size, step)
 
     def pool_of(self, position: int) -> int:
         """The pool that a position in the stream falls into."""

@@ -174,10 +174,11 @@ class LatticeLoss(torch.autograd.Function):
         reference = torch.from_numpy(judged.reference).to(device)
         gradient.scatter_add_(1, targets[:, None], reference[:, None])
         ctx.save_for_backward(gradient.to(scores.dtype))
-        figures = torch.tensor([judged.loss, judged.accuracy], device=device)
+        loss = torch.tensor(judged.loss, device=device)
+        accuracy = torch.tensor(judged.accuracy, device=device)
         dropped = torch.tensor(judged.dropped, device=device)
-        ctx.mark_non_differentiable(figures[1], dropped)
-        return figures[0], figures[1], dropped
+        ctx.mark_non_differentiable(accuracy, dropped)
+        return loss, accuracy, dropped
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:

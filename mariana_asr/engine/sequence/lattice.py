@@ -81,6 +81,10 @@ class SequenceLattice:
         """From the last level but one to the first, the arcs out of each state, by source."""
         return _steps(self.source[self.by_source], self.levels[:-1])[::-1]
 
+    def prepare(self) -> None:
+        """Work out now what is needed each time, so that nobody waits for it then."""
+        _ = self.emitting, self.steps_in, self.steps_out
+
     def sums_from_start(self, scores: Doubles) -> Doubles:
         """Logarithm of the sum over all ways from the start to each state: (S,).
 

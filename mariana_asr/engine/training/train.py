@@ -25,7 +25,7 @@ from mariana_asr.engine.training.tensorboard import check_tensorboard
 from mariana_asr.errors import DataError, RecipeError
 from mariana_asr.logs import LogTargets
 
-__all__ = ["Job", "run_job", "train_network", "train_with_team"]
+__all__ = ["Job", "check_store", "run_job", "train_network", "train_with_team"]
 
 PRETRAINING_FOLDER = "pretraining"
 
@@ -111,7 +111,7 @@ def train_network(
     """
     engine = engine or EngineOptions()
     for name, store in (("training", train), ("held-out", held_out)):
-        _check_store(network, store, name)
+        check_store(network, store, name)
     uses_gpus(engine)
     if engine.tensorboard:
         check_tensorboard()
@@ -125,7 +125,12 @@ def train_network(
         return run_training(job)
 
 
-def _check_store(network: Any, store: FrameStore, name: str) -> None:
+def check_store(network: Any, store: FrameStore, name: str) -> None:
+    """Check that the frames of a store fit a network.
+
+    Raises:
+        DataError: They do not; ``name`` says which store it is.
+    """
     where = f"{name} frames in {store.directory}"
     if store.dim != network.frame_dim:
         raise DataError(
