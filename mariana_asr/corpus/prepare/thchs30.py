@@ -1,4 +1,4 @@
-"""Preparing THCHS-30: Mandarin sentences from newspapers read by 60 speakers, 16 kHz."""
+"""Preparing THCHS-30: Mandarin sentences from newspapers, read aloud, 16 kHz."""
 
 import re
 from pathlib import Path
