@@ -9,6 +9,7 @@ from mariana_asr.options import Options
 PositiveWeight = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Penalty = Annotated[float, Field(allow_inf_nan=False)]
 UpdateType = Literal["full", "diag", "offset", "none"]
+Alignments = Literal["best", "all"]
 
 
 class DecodeOptions(Options):

@@ -11,6 +11,7 @@ from mariana_asr.decode.lattice import Lattice
 from mariana_asr.decode.word_lattice import (
     PrunedLattice,
     TooManyStatesError,
+    WordNode,
     arc_posteriors,
     determinise,
 )
@@ -84,6 +85,26 @@ def lattice_posteriors(
     Raises:
         DataError: No final state can be reached.
     """
+    nodes = word_nodes(lattice, acoustic_scale=acoustic_scale, beam=beam, max_states=max_states)
+    weights = arc_posteriors(nodes, lattice.source)
+    emitting = np.flatnonzero((lattice.transition_ids != 0) & (weights > 0.0))
+    return Posteriors.summed(
+        lattice.state_frames[lattice.source[emitting]],
+        lattice.transition_ids[emitting],
+        weights[emitting],
+    )
+
+
+def word_nodes(
+    lattice: Lattice, *, acoustic_scale: float, beam: float, max_states: int = MAX_STATES
+) -> list[WordNode]:
+    """Determinise a lattice on its words, keeping the best alignment of each word sequence.
+
+    Arguments and errors are those of :func:`lattice_posteriors`.
+
+    Returns:
+        The nodes in topological order, the start first.
+    """
     scales = np.array([1.0, acoustic_scale])
     scores = -(lattice.costs @ scales)
     with np.errstate(invalid="ignore"):
@@ -103,13 +124,7 @@ def lattice_posteriors(
         except TooManyStatesError:
             beam /= 2.0
             logger.debug("a lattice with very many word sequences is pruned to %g", beam)
-    weights = arc_posteriors(nodes, lattice.source)
-    emitting = np.flatnonzero((lattice.transition_ids != 0) & (weights > 0.0))
-    return Posteriors.summed(
-        lattice.state_frames[lattice.source[emitting]],
-        lattice.transition_ids[emitting],
-        weights[emitting],
-    )
+    return nodes
 
 
 def _pruned(

@@ -1,7 +1,6 @@
 """Lattices to train a network on: what it takes for possible in the utterances of a frame store.
 
-As Kaldi's steps/nnet/make_denlats.sh; but lattices keep all alignments of a word sequence that
-are within the beam, where Kaldi's keep the best one.
+As Kaldi's steps/nnet/make_denlats.sh makes them.
 """
 
 import logging
@@ -11,10 +10,11 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from mariana_asr.decode.best_alignments import best_alignments
 from mariana_asr.decode.graph import read_graph
 from mariana_asr.decode.lattice import Lattice
 from mariana_asr.decode.lattice_file import RawLattice
-from mariana_asr.decode.options import DecodeOptions
+from mariana_asr.decode.options import Alignments, DecodeOptions
 from mariana_asr.decode.scorers import Scorer, load_scorer
 from mariana_asr.decode.search import LatticeDecoder
 from mariana_asr.engine.frames.frame_store import FrameStore
@@ -70,6 +70,7 @@ def make_training_lattices(
     out_dir: str | Path,
     options: DecodeOptions,
     *,
+    alignments: Alignments = "best",
     jobs: int = 1,
 ) -> LatticeSummary:
     """Search a graph for the lattice of each utterance of a frame store.
@@ -83,6 +84,8 @@ def make_training_lattices(
         graph_dir: A graph with all words that are to compete, best with a weak language model.
         out_dir: Where to write.
         options: Beams, and scales of acoustic scores and of priors.
+        alignments: Whether a word sequence competes with its best alignment alone, as in Kaldi, or
+            with all that are within the beam.
         jobs: Number of processes.
 
     Raises:
@@ -104,7 +107,7 @@ def make_training_lattices(
         range(frames.num_utterances),
         jobs=jobs,
         setup=_set_up,
-        setup_arguments=(frames.directory, model_dir, graph_dir, options),
+        setup_arguments=(frames.directory, model_dir, graph_dir, options, alignments),
     )
     try:
         with LatticeStoreWriter(out_dir, frames) as writer:
@@ -214,17 +217,26 @@ class _Searcher:
     frames: FrameStore
     scorer: Scorer
     decoder: LatticeDecoder
+    options: DecodeOptions
+    alignments: Alignments
 
 
 _searcher: _Searcher | None = None
 
 
-def _set_up(frames_dir: Path, model_dir: Path, graph_dir: Path, options: DecodeOptions) -> None:
+def _set_up(
+    frames_dir: Path,
+    model_dir: Path,
+    graph_dir: Path,
+    options: DecodeOptions,
+    alignments: Alignments,
+) -> None:
     global _searcher
     scorer = load_scorer(model_dir, prior_scale=options.prior_scale)
     graph = read_graph(graph_dir)
     decoder = LatticeDecoder(graph, scorer.pdf_of_transition_id, options)
-    _searcher = _Searcher(FrameStore.open(frames_dir), scorer, decoder)
+    frames = FrameStore.open(frames_dir)
+    _searcher = _Searcher(frames, scorer, decoder, options, alignments)
 
 
 def _release() -> None:
@@ -240,6 +252,12 @@ def _search(number: int) -> _Found:
     try:
         scores = _searcher.scorer.log_likelihoods(features)
         raw, complete = _searcher.decoder.search(scores, "")
+        if _searcher.alignments == "best":
+            raw = best_alignments(
+                Lattice.from_raw(raw),
+                acoustic_scale=_searcher.options.acoustic_scale,
+                beam=_searcher.options.lattice_beam,
+            )
         lattice = sequence_lattice(raw, pdfs, "")
         if lattice.num_frames != len(targets):
             raise DataError(f"a lattice of {lattice.num_frames} frames for {len(targets)}")
