@@ -24,6 +24,7 @@ from mariana_asr.engine.launch.workers import Workers
 from mariana_asr.engine.options import EngineOptions, TrainOptions
 from mariana_asr.engine.options.optimisers import OptimiserOptions, SgdOptions
 from mariana_asr.engine.options.schedules import ExponentialOptions
+from mariana_asr.engine.training.frame_task import FrameTask
 from mariana_asr.engine.training.loop import HEARTBEAT_STEPS, Training
 from mariana_asr.engine.training.stopping import Stopped, StopSignal
 from mariana_asr.nnet.dnn import Dnn, DnnOptions
@@ -242,15 +243,10 @@ def engine_rate(
     """
     stop = Deadline(seconds)
     with tempfile.TemporaryDirectory() as folder:
-        training = Training(
-            size.network().to(device),
-            *stores,
-            options,
-            engine or EngineOptions(),
-            Path(folder),
-            Workers.alone(device),
-            stop,
-        )
+        network, workers = size.network().to(device), Workers.alone(device)
+        engine = engine or EngineOptions()
+        task = FrameTask(network, *stores, options, engine, workers)
+        training = Training(network, task, options, engine, Path(folder), workers, stop)
         stop.training = training
         with suppress(Stopped):
             training.run()
@@ -292,7 +288,7 @@ class Deadline(StopSignal):
     def received(self) -> bool:
         """Whether it is time to stop."""
         assert self.training is not None
-        step, waiting = self.training.global_step, self.training.randomizer.seconds_waiting
+        step, waiting = self.training.global_step, self.training.task.source.seconds_waiting
         if step % HEARTBEAT_STEPS or (self.heartbeats and step == self.heartbeats[-1].step):
             return True  # it looks once more when the epoch is over
         self.heartbeats.append(Heartbeat(time.perf_counter(), step, waiting))

@@ -17,7 +17,7 @@ from frame_tasks import CLASSES, DIM, pack_linear_task
 from mariana_asr.engine.frames.frame_store import FrameStore
 from mariana_asr.engine.launch.workers import Workers
 from mariana_asr.engine.options import EngineOptions, NewbobOptions, SgdOptions, TrainOptions
-from mariana_asr.engine.training import loop
+from mariana_asr.engine.training import frame_task
 from mariana_asr.engine.training.checkpoint import CheckpointFolder
 from mariana_asr.engine.training.evaluation import Evaluation, evaluate
 from mariana_asr.engine.training.objective import FrameClassification
@@ -254,7 +254,7 @@ def test_a_rejected_epoch_gives_the_best_weights_back(stores, tmp_path: Path, mo
         seen.append(weights_of(objective.network))
         return Evaluation(next(losses), 0.5)
 
-    monkeypatch.setattr(loop, "evaluate", scripted)
+    monkeypatch.setattr(frame_task, "evaluate", scripted)
     network = make_network()
     summary = train_network(network, *stores, OPTIONS, tmp_path)
     assert (summary.epochs, summary.best_epoch, summary.held_out_loss) == (3, 1, 1.0)
