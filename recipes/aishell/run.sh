@@ -2,7 +2,7 @@
 # The stages of recipe.yaml as shell commands: recipes/aishell/run.sh [--stage N] [--exp DIR] [--jobs N]
 corpus=(aishell words=jieba)
 features=(type=mfcc sample_frequency=16000 use_energy=false)
-lang=(position_dependent_phones=false lm.type=ngram lm.order=2)
+lang=(position_dependent_phones=false)
 mono=(totgauss=1000)
 tri1=(num_leaves=600 totgauss=3000)
 tri2=(num_leaves=600 totgauss=3000)

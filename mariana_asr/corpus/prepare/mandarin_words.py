@@ -28,7 +28,7 @@ class MandarinOptions(Options):
     lexicon_size: int = Field(default=5000, ge=0)
     """How many of the most frequent characters of jieba's dictionary the lexicon has besides
     those of the training transcripts."""
-    lexicon_words: int = Field(default=50000, ge=1)
+    lexicon_words: int = Field(default=100000, ge=1)
     """With ``words: jieba``: how many of the most frequent words of two and more characters of
     jieba's dictionary the lexicon has besides characters."""
 

@@ -214,7 +214,7 @@ def test_counts_of_characters_are_those_of_the_words_they_come_in(characters):
 
 def test_all_characters_of_words_are_words_of_the_lexicon_too(words):
     assert {character for word in words.counts for character in word} <= set(words.counts)
-    assert sum(len(word) > 1 for word in words.counts) == 50000
+    assert sum(len(word) > 1 for word in words.counts) == 100000
     assert sum(len(word) == 1 for word in words.counts) >= 5000
 
 
