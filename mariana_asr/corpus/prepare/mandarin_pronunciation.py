@@ -71,8 +71,8 @@ def split_syllable(syllable: str) -> Phones:
     """Split a syllable of pinyin into its initial, if it has one, and its final with the tone.
 
     Finals are written in full, ``liu`` being ``l iou``, and ü is ``v``, also where spelling
-    leaves out the dots. As in the lexicons of AISHELL and THCHS-30, the vowel of ``zi`` is
-    ``iy`` and that of ``zhi`` is ``ix``, other sounds than the ``i`` of ``di``. An erhua syllable
+    leaves out the dots. As in THCHS-30, the vowel of ``zi`` is ``iy`` and that of ``zhi`` is
+    ``ix``, other sounds than the ``i`` of ``di``. An erhua syllable
     like ``huar1`` becomes ``h ua1 er5``.
 
     Args:
