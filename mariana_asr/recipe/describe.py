@@ -11,6 +11,7 @@ from mariana_asr.archives import iterate_matrices, read_int_vectors
 from mariana_asr.corpus.audio import open_audio_info
 from mariana_asr.corpus.datadir import read_data_dir, read_table
 from mariana_asr.engine.frames.frame_store import FrameStore
+from mariana_asr.engine.sequence.lattice_store import LatticeStore
 from mariana_asr.errors import FormatError
 from mariana_asr.features.front_end import FRONT_END_FILE, FrontEnd, read_feature_dim
 from mariana_asr.lang.langdir import read_lang
@@ -153,6 +154,14 @@ def _frame_store(path: Path) -> Facts:
     yield "classes", f"{store.num_outputs:,}, {int((store.class_counts > 0).sum()):,} of them seen"
 
 
+def _lattice_store(path: Path) -> Facts:
+    store = LatticeStore.open(path)
+    frames = int(store.frames.sum())
+    yield "utterances", f"{len(store):,}"
+    yield "frames", f"{frames:,}"
+    yield "arcs", f"{store.num_arcs:,}, {store.num_arcs / frames:.1f} a frame"
+
+
 def _archive(path: Path) -> Facts:
     count = rows = bad = 0
     columns: set[int] = set()
@@ -210,6 +219,7 @@ _FOLDERS: list[Kind] = [
     ("lang directory", _holding("words.txt", "phones.txt", "topo"), _lang_dir),
     ("checkpoint", is_checkpoint, checkpoint_facts),
     ("frame store", _holding("meta.json", "offsets.npy"), _frame_store),
+    ("lattice store", _holding("meta.json", "index.npy"), _lattice_store),
     ("data directory", _holding("utt2spk"), _data_dir),
     ("training", is_training, training_facts),
 ]

@@ -4,7 +4,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from mariana_asr.engine.options import EngineOptions, TrainOptions
+from mariana_asr.engine.options import EngineOptions, SequenceOptions, TrainOptions
 from mariana_asr.engine.training.summary import LOG_FILE
 from mariana_asr.errors import FormatError, counted
 from mariana_asr.score.report import read_log
@@ -14,7 +14,14 @@ Facts = Iterator[tuple[str, str]]
 
 CHECKPOINTS = "checkpoints"
 _SHARED = "shared.ckpt"
-_ALWAYS_SAID = ("learning_rate", "optimiser", "schedule", "minibatch_size")
+_ALWAYS_SAID = (
+    "criterion",
+    "learning_rate",
+    "optimiser",
+    "schedule",
+    "minibatch_size",
+    "utterances_per_step",
+)
 
 
 def is_checkpoint(path: Path) -> bool:
@@ -131,7 +138,8 @@ def _network_facts(weights: Mapping[str, Any]) -> Facts:
 
 def _telling(options: Mapping[str, Any]) -> dict[str, str]:
     """Options that everyone asks for, and those that are not the defaults."""
-    defaults = TrainOptions().model_dump(mode="json") | EngineOptions().model_dump(mode="json")
+    training = SequenceOptions() if "criterion" in options else TrainOptions()
+    defaults = training.model_dump(mode="json") | EngineOptions().model_dump(mode="json")
     defaults["frames of a minibatch"] = options.get("minibatch_size")
     return {
         name: _option(value)

@@ -2,6 +2,7 @@
 
 corpus -> features -> lang -> mono -> tri1 -> tri2 -> tri3 -> ali -> frames -> dnn -> score
                                                            (ali_dnn -> frames_dnn2 -> dnn2)
+                 (lang_seq -> graph_seq, ali_seq -> frames_seq -> lattices_seq -> dnn_seq)
 
 Of each GMM system and network the hypotheses come from decode_SYSTEM, on graph_SYSTEM of the GMM
 whose pdfs it has. A recipe that names Kaldi's alignments has no GMM systems. Features of the
@@ -15,6 +16,7 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
+from mariana_asr.align.alignment import AlignOptions
 from mariana_asr.align.utterances import GmmAcousticModel
 from mariana_asr.corpus.prepare import check_corpus, corpus_files
 from mariana_asr.engine.options.engine import RUN_OPTIONS
@@ -38,7 +40,7 @@ from mariana_asr.recipe.runner import (
     plan_stages,
     run_stages,
 )
-from mariana_asr.recipe.schema import Recipe
+from mariana_asr.recipe.schema import SEQUENCE_NETWORK, Recipe
 from mariana_asr.recipe.sets import (
     COPIES,
     COPIES_SUFFIX,
@@ -158,11 +160,12 @@ class Experiment:
             *self._label_stages(),
             *self._network_stages("dnn", "ali"),
             *self._realigned_stages(),
+            *self._sequence_stages(),
             Stage(
                 "score",
                 self._work.score,
                 _plain(self.recipe.score),
-                after=("features", *(f"decode_{system}" for system in self.recipe.align.systems)),
+                after=("features", *(f"decode_{system}" for system in self.recipe.systems)),
                 published=(RESULTS_JSON, RESULTS_TEXT, f"report/{REPORT_FILE}"),
             ),
         ]
@@ -226,7 +229,7 @@ class Experiment:
         recipe = self.recipe
         if not recipe.has_speed_copies:
             return ()
-        read = not recipe.distorts or recipe.align.realign is not None
+        read = not recipe.distorts or recipe.realigns
         own = recipe.model.features is not None and read
         return (COPIES, NETWORK_COPIES) if own else (COPIES,)
 
@@ -308,18 +311,10 @@ class Experiment:
             "train": _plain(recipe.train.engine_options),
             "engine": recipe.engine.model_dump(mode="json", exclude=set(RUN_OPTIONS)),
         }
-        packing = _plain(recipe.model.transform) | {"storage": recipe.engine.storage}
-        if recipe.model.adapted:
-            packing["adapted"] = True
         selects = recipe.train.num_kept_epochs > 0
         trained = f"train_{network}" if selects else network
         return [
-            Stage(
-                frames,
-                partial(self._work.frames, ali),
-                packing,
-                after=self._aligned_inputs(ali, *self._training_variants(ali)),
-            ),
+            self._frames_stage(frames, ali),
             Stage(
                 trained,
                 partial(self._work.network, frames, ali),
@@ -330,6 +325,15 @@ class Experiment:
             *([self._selection_stage(network, frames, trained)] if selects else []),
             self._decode_stage(network, self._network_graph),
         ]
+
+    def _frames_stage(self, name: str, ali: str) -> Stage:
+        """Packing of frames with some alignments."""
+        model = self.recipe.model
+        packing = _plain(model.transform) | {"storage": self.recipe.engine.storage}
+        if model.adapted:
+            packing["adapted"] = True
+        after = self._aligned_inputs(ali, *self._training_variants(ali))
+        return Stage(name, partial(self._work.frames, ali), packing, after)
 
     def _selection_stage(self, network: str, frames: str, trained: str) -> Stage:
         """The choice among a training's epochs and averages of them, by loss or by error rate."""
@@ -380,10 +384,55 @@ class Experiment:
         realign = self.recipe.align.realign
         if realign is None:
             return []
-        after = self._aligned_inputs("lang", "dnn")
         return [
-            *self._alignment("ali_dnn", self._work.realign, _plain(realign), after),
+            *self._realignment("ali_dnn", "dnn", realign),
             *self._network_stages("dnn2", "ali_dnn"),
+        ]
+
+    def _realignment(self, name: str, network: str, options: AlignOptions) -> list[Stage]:
+        """Alignments by a network."""
+        work = partial(self._work.realign, network, options)
+        after = self._aligned_inputs("lang", network)
+        return self._alignment(name, work, _plain(options), after)
+
+    def _sequence_stages(self) -> list[Stage]:
+        """Lattices by the last network, and a network that begins as that and learns from them."""
+        recipe, work = self.recipe, self._work.sequence
+        section = recipe.sequence
+        if section is None:
+            return []
+        start = recipe.align.networks[-1]
+        frames = "frames" if start == "dnn" else f"frames_{start}"
+        stages = []
+        prior_scale = recipe.sequence_prior_scale
+        if section.realign:
+            frames, options = "frames_seq", recipe.align.realign or AlignOptions()
+            options = options.model_copy(update={"prior_scale": prior_scale})
+            stages += self._realignment("ali_seq", start, options)
+            stages.append(self._frames_stage(frames, "ali_seq"))
+        lang = "lang_pron" if recipe.align.pronunciations is not None else "lang"
+        scales = {"acoustic_scale": section.acoustic_scale, "prior_scale": prior_scale}
+        searched = _plain(section.lattices) | scales
+        order = {"lm_order": searched.pop("lm_order")}
+        lattices = partial(work.lattices, start, frames, "graph_seq")
+        unread = {"lattices", "realign", *scales}
+        trained = scales | {
+            "sequence": section.model_dump(mode="json", exclude=unread),
+            "engine": recipe.engine.model_dump(mode="json", exclude=set(RUN_OPTIONS)),
+        }
+        return [
+            *stages,
+            Stage("lang_seq", partial(work.lang, lang), order, after=("features", lang)),
+            self._graph_stage("seq", "lang_seq", start),
+            Stage("lattices_seq", lattices, searched, (start, frames, "graph_seq")),
+            Stage(
+                SEQUENCE_NETWORK,
+                partial(work.network, start, frames, "lattices_seq"),
+                trained,
+                after=("lang", start, frames, "lattices_seq"),
+                files=self._network_files(),
+            ),
+            self._decode_stage(SEQUENCE_NETWORK, self._network_graph),
         ]
 
     def _graph_stage(self, name: str, lang: str, model: str) -> Stage:
@@ -395,7 +444,7 @@ class Experiment:
         )
 
     def _decode_stage(self, system: str, graph: str) -> Stage:
-        is_network = system in self.recipe.align.networks
+        is_network = system in self.recipe.networks
         after = self._decoded_by_networks if is_network else ("features",)
         return Stage(
             f"decode_{system}",

@@ -13,8 +13,8 @@ from mariana_asr.align.training.mono import MonoOptions
 from mariana_asr.align.training.sat import SatOptions
 from mariana_asr.align.training.triphone import DeltasOptions
 from mariana_asr.corpus.prepare import PreparerOptions
-from mariana_asr.decode.options import DecodeOptions
-from mariana_asr.engine.options import EngineOptions, TrainOptions
+from mariana_asr.decode.options import Alignments, DecodeOptions
+from mariana_asr.engine.options import EngineOptions, SequenceOptions, TrainOptions
 from mariana_asr.features.augmentation.options import AugmentationOptions
 from mariana_asr.features.frames import frame_differences
 from mariana_asr.features.mfcc import MfccOptions
@@ -28,6 +28,9 @@ from mariana_asr.score.results import Metric
 
 DEFAULT_KEPT_EPOCHS = 5
 """Epochs among which the error rate on the dev set decides, where a recipe does not say."""
+
+SEQUENCE_NETWORK = "dnn_seq"
+"""The network that is trained on lattices."""
 
 
 class LangSection(LangOptions):
@@ -86,13 +89,8 @@ class AlignSection(Options):
 
     @property
     def networks(self) -> list[str]:
-        """The networks in order."""
+        """The networks that are trained on frames, in order."""
         return ["dnn", "dnn2"] if self.realign is not None else ["dnn"]
-
-    @property
-    def systems(self) -> list[str]:
-        """Everything that is decoded: GMM systems and networks."""
-        return [*self.rungs, *self.networks]
 
     @model_validator(mode="after")
     def _check(self) -> "AlignSection":
@@ -178,6 +176,40 @@ class DecodeSection(DecodeOptions):
         return None if sets is None else tuple(dict.fromkeys(sets))
 
 
+class LatticeSection(Options):
+    """The lattices that sequence training learns from."""
+
+    lm_order: int = Field(default=1, ge=1, le=9)
+    """Longest n-gram of their language model, which is trained on the training transcripts. A weak
+    one lets more words compete."""
+    beam: float = Field(default=13.0, gt=0)
+    """As `decode.beam`."""
+    lattice_beam: float = Field(default=7.0, gt=0)
+    """As `decode.lattice_beam`."""
+    alignments: Alignments = "best"
+    """Whether a word sequence competes with its best alignment alone (``best``, as in Kaldi), or
+    with all that are within the beam."""
+
+
+class SequenceSection(SequenceOptions):
+    """Training of the last network on whole utterances with lattices: the system dnn_seq.
+
+    Rates and their meaning are those of training on frames, and gradients leave the acoustic scale
+    out, as Kaldi's nnet1 programs do: with SGD, Kaldi's 0.00001 is 0.00001 here. The network stays
+    as it is at work: no dropout, and batch norm with the statistics that it was trained with.
+    """
+
+    lattices: LatticeSection = LatticeSection()
+    """How lattices are made."""
+    realign: bool = True
+    """Align both sets with the network that training begins with, for the reference (with the
+    options of `align.realign`, or their defaults); else the reference is what that was trained
+    on."""
+    prior_scale: float | None = Field(default=None, ge=0)
+    """What log-priors are multiplied by, in that alignment, in the search for lattices and in
+    training; by default as in decoding."""
+
+
 class ScoreSection(Options):
     """Error rates."""
 
@@ -203,6 +235,8 @@ class Recipe(Options):
     align: AlignSection = AlignSection()
     model: ModelOptions = DnnOptions()
     train: TrainSection = TrainSection()
+    sequence: SequenceSection | None = None
+    """Sequence training of the last network, as the system dnn_seq; `{}` takes the defaults."""
     engine: EngineOptions = EngineOptions()
     decode: DecodeSection = DecodeSection()
     score: ScoreSection = ScoreSection()
@@ -214,6 +248,29 @@ class Recipe(Options):
         _check_pretraining(self.model, self.train)
         self._check_network_features()
         return self
+
+    @property
+    def networks(self) -> list[str]:
+        """The networks in order."""
+        return [*self.align.networks, *([SEQUENCE_NETWORK] if self.sequence is not None else [])]
+
+    @property
+    def systems(self) -> list[str]:
+        """Everything that is decoded: GMM systems and networks."""
+        return [*self.align.rungs, *self.networks]
+
+    @property
+    def realigns(self) -> bool:
+        """Whether a network aligns the training set."""
+        return self.align.realign is not None or (
+            self.sequence is not None and self.sequence.realign
+        )
+
+    @property
+    def sequence_prior_scale(self) -> float:
+        """What log-priors are multiplied by in sequence training."""
+        own = None if self.sequence is None else self.sequence.prior_scale
+        return self.decode.prior_scale if own is None else own
 
     @property
     def has_speed_copies(self) -> bool:

@@ -165,7 +165,7 @@ def check_choices(sweep: Sweep, systems: Sequence[str], keys: Sequence[str]) -> 
     for wanted, known, problem in (
         (
             systems,
-            [*(s for run in sweep.runs for s in run.experiment.recipe.align.systems), ALL_SYSTEMS],
+            [*(s for run in sweep.runs for s in run.experiment.recipe.systems), ALL_SYSTEMS],
             "there is no system {}",
         ),
         (keys, [key for run in sweep.runs for key in run.variant.choices], "{} is not varied"),

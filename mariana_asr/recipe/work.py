@@ -8,7 +8,7 @@ from tempfile import TemporaryDirectory
 import numpy as np
 from numpy.typing import NDArray
 
-from mariana_asr.align.alignment import align
+from mariana_asr.align.alignment import AlignOptions, align
 from mariana_asr.align.formats.model_io import read_transition_model
 from mariana_asr.align.formats.tree_io import read_tree
 from mariana_asr.align.pronunciations.probabilities import learn_pronunciations
@@ -43,6 +43,7 @@ from mariana_asr.recipe.network import (
 from mariana_asr.recipe.runner import stage_seconds
 from mariana_asr.recipe.schema import Recipe
 from mariana_asr.recipe.selection import select_network
+from mariana_asr.recipe.sequence import SequenceWork
 from mariana_asr.recipe.sets import DEV, TRAIN, TRAIN_COPIES, ExperimentSets
 from mariana_asr.score.candidates import SELECTION_FILE, read_selection
 from mariana_asr.score.error_counts import ErrorCounts
@@ -62,6 +63,7 @@ class StageWork:
         self.jobs = jobs
         self.allow_pipes = allow_pipes
         self._sets = ExperimentSets(recipe, folder)
+        self.sequence = SequenceWork(recipe, folder, self._sets, jobs=jobs)
 
     def corpus(self, out: Path) -> None:
         """Data directories and dictionary."""
@@ -196,17 +198,14 @@ class StageWork:
                 adapted=self.recipe.model.adapted,
             )
 
-    def realign(self, names: Sequence[str], out: Path) -> None:
-        """Alignments of sets with the first network."""
-        options = self.recipe.align.realign
-        assert options is not None, "the stage is only there where the recipe asks for it"
-        network = self.folder / "dnn"
-        scorer = load_network(network, prior_scale=options.prior_scale)
+    def realign(self, network: str, options: AlignOptions, names: Sequence[str], out: Path) -> None:
+        """Alignments of sets with a network."""
+        scorer = load_network(self.folder / network, prior_scale=options.prior_scale)
         for name in names:
             align(
                 self._sets.network(name),
                 self._lang(),
-                network,
+                self.folder / network,
                 out / name,
                 options,
                 jobs=self.jobs,
@@ -241,7 +240,7 @@ class StageWork:
 
     def decode(self, system: str, graph: str, out: Path) -> None:
         """Hypotheses of a system."""
-        is_network = system in self.recipe.align.networks
+        is_network = system in self.recipe.networks
         for data in self._sets.decoded():
             name = data.path.name
             if is_network:
@@ -330,9 +329,9 @@ class StageWork:
     def score(self, out: Path) -> None:
         """Error rates: ``results.json`` and ``RESULTS`` in the experiment's folder, the report."""
         results: list[Result] = []
-        networks = self.recipe.align.networks
-        logs = {name: read_log(self.folder / name / LOG_FILE) for name in self.recipe.align.systems}
-        for system in self.recipe.align.systems:
+        networks = self.recipe.networks
+        logs = {name: read_log(self.folder / name / LOG_FILE) for name in self.recipe.systems}
+        for system in self.recipe.systems:
             decoded = {
                 data.path.name: (self.folder / f"decode_{system}" / data.path.name, data)
                 for data in self._sets.decoded()

@@ -27,6 +27,19 @@ _SERIES = ("#010203", "#010204")
 _MUTED, _LINE, _SURFACE = "#010205", "#010206", "#010207"
 
 
+_LOSSES = {
+    None: "Cross-entropy in nats a frame",
+    "smbr": "Share of frames that the lattices expect to be wrong",
+    "mmi": "Likelihood of the lattices over that of the reference, in nats a frame",
+}
+_ACCURACIES = {
+    None: "Percent of frames",
+    "smbr": "Percent of frames that the lattices expect to be right",
+    "mmi": "Percent of frames that the lattices expect to be right",
+}
+"""What the charts of a network show, by the criterion that it was trained with."""
+
+
 @dataclass(frozen=True)
 class Chart:
     """A drawing with its caption; ``svg`` is safe to put into HTML as it is."""
@@ -57,6 +70,7 @@ def network_charts(log: Sequence[Record]) -> list[Chart]:
     epochs = [record for record in log if isinstance(record.get("epoch"), int)]
     rejected = frozenset(rejected_epochs(epochs))
     kept = kept_epoch(epochs)
+    criterion = next((r["criterion"] for r in epochs if "criterion" in r), None)
 
     def pair(key: str, factor: float = 1.0) -> list[_Series]:
         return [
@@ -68,8 +82,8 @@ def network_charts(log: Sequence[Record]) -> list[Chart]:
 
     rates = [_Series("learning rate", _points(epochs, "epoch", "learning_rate"), rejected)]
     drawings = [
-        ("Loss", "Cross-entropy in nats a frame, by epoch.", pair("loss"), False),
-        ("Frame accuracy", "Percent of frames, by epoch.", pair("accuracy", 100.0), False),
+        ("Loss", f"{_LOSSES[criterion]}, by epoch.", pair("loss"), False),
+        ("Frame accuracy", f"{_ACCURACIES[criterion]}, by epoch.", pair("accuracy", 100.0), False),
         ("Learning rate", "By epoch; logarithmic scale.", rates, True),
     ]
     return [

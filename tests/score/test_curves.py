@@ -71,3 +71,12 @@ def test_rates_have_labels_that_do_not_overlap(rates, labels):
         assert min(b / a for a, b in pairwise(values)) > 1.1
     else:
         assert sorted(found) == sorted(labels)
+
+
+@pytest.mark.parametrize(
+    ("criterion", "said"),
+    [(None, "Cross-entropy"), ("smbr", "expect to be wrong"), ("mmi", "of the reference")],
+)
+def test_charts_say_what_the_loss_is(criterion, said):
+    log = [epoch(1, 1.0, best=True) | ({"criterion": criterion} if criterion else {})]
+    assert said in network_charts(log)[0].note

@@ -1,12 +1,17 @@
 """Options of sequence-discriminative training on lattices."""
 
-from typing import ClassVar, Literal
+from typing import Annotated, ClassVar, Literal, Self
 
-from pydantic import Field
+from pydantic import BeforeValidator, Field, model_validator
 
 from mariana_asr.engine.options.optimisers import DEFAULT_LEARNING_RATES
-from mariana_asr.engine.options.schedules import ExponentialOptions, ScheduleOptions
+from mariana_asr.engine.options.schedules import (
+    CosineOptions,
+    ExponentialOptions,
+    NewbobOptions,
+)
 from mariana_asr.engine.options.training import LearningOptions
+from mariana_asr.options import tag_alone
 
 CriterionName = Literal["smbr", "mmi"]
 
@@ -15,6 +20,26 @@ DEFAULT_SGD_RATE = 1e-5
 
 DEFAULT_ADAPTIVE_SHARE = 0.05
 """Default rates of the adaptive optimisers, as a part of those for training from nothing."""
+
+
+class SequenceExponentialOptions(ExponentialOptions):
+    """A rate that falls by the same factor with every step; by default it does not fall.
+
+    Every epoch is kept and goes on from the one before; the weights of the best one are the result.
+    """
+
+    epochs: int = Field(default=4, ge=1)
+    """How many epochs to train."""
+    final_factor: float = Field(default=1.0, gt=0.0, le=1.0)
+    """The last step's learning rate, as a part of the first one's."""
+
+
+SequenceScheduleOptions = Annotated[
+    NewbobOptions | SequenceExponentialOptions | CosineOptions,
+    Field(discriminator="type"),
+    BeforeValidator(tag_alone("type", "exponential")),
+]
+"""Options of any schedule; ``type`` says which."""
 
 
 class SequenceOptions(LearningOptions):
@@ -27,6 +52,11 @@ class SequenceOptions(LearningOptions):
 
     SECTION: ClassVar[str] = "sequence"
 
+    learning_rate: float | None = Field(default=None, gt=0.0)
+    """Learning rate at the start: by default 0.00001 a frame for SGD (Kaldi's), and a step a
+    twentieth of what training on frames takes with AdaGrad, Adam and AdamW."""
+    seed: int = Field(default=777, ge=0)
+    """Decides the order of utterances."""
     criterion: CriterionName = "smbr"
     """What is learnt. ``smbr``: state-level minimum Bayes risk, that the expected number of frames
     with the right pdf is high. ``mmi``: maximum mutual information, that the reference is more
@@ -43,9 +73,20 @@ class SequenceOptions(LearningOptions):
     """For ``mmi``: learn nothing from frames whose reference is on no path of the lattice."""
     utterances_per_step: int = Field(default=4, ge=1)
     """Utterances a step, of all workers together."""
-    schedule: ScheduleOptions = ExponentialOptions(epochs=4, final_factor=1.0)
+    schedule: SequenceScheduleOptions = SequenceExponentialOptions()
     """How the learning rate falls, and when training ends. By default four epochs at one rate, as
     in Kaldi; the weights of the epoch that is best on the held-out lattices are kept."""
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if self.boost and self.criterion != "mmi":
+            raise ValueError("boost is for the criterion mmi: leave it out")
+        if self.schedule.type == "newbob" and self.criterion == "mmi":
+            raise ValueError(
+                "schedule newbob looks at what part of the loss an epoch gains, and that of mmi is "
+                "known but for a constant: take exponential or cosine"
+            )
+        return self
 
     @property
     def initial_learning_rate(self) -> float:

@@ -40,6 +40,7 @@ class SequenceTask(Task):
         self._train, self._held_out = train, held_out
         self.held_out_dir: Path = held_out.lattices.directory
         self.objective = SequenceObjective(network, options, log_priors, groups).to(workers.device)
+        self.notes = {"criterion": options.criterion}
         self._begin = {**network.state_dict(), "log-priors": log_priors, "groups": groups}
         self.source = UtteranceSource(
             train,

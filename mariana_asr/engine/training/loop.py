@@ -113,7 +113,12 @@ class Training:
         )
         self.best = self._weights()
         self.history = [
-            {"epoch": 0, "held_out_loss": initial.loss, "held_out_accuracy": initial.accuracy}
+            {
+                "epoch": 0,
+                **self.task.notes,
+                "held_out_loss": initial.loss,
+                "held_out_accuracy": initial.accuracy,
+            }
         ]
         self._write_log()
         self.scalars.start(None, self.totals)
@@ -234,6 +239,7 @@ class Training:
         totals = self.totals
         record = {
             "epoch": self.schedule.epoch,
+            **self.task.notes,
             "learning_rate": learning_rate,
             "train_loss": totals.mean_loss,
             "train_accuracy": totals.accuracy,

@@ -1,8 +1,9 @@
 """What a training is about: where minibatches come from, what is minimised, how it is measured."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Generator, Iterator
+from collections.abc import Generator, Iterator, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Protocol
 
 from torch import nn
@@ -60,12 +61,14 @@ class Task(ABC):
         source: Minibatches to learn from.
         rate_factor: Factor on the learning rates of the schedule.
         held_out_dir: Where the held-out data are, for messages.
+        notes: What every line of the log is to have beside the figures.
     """
 
     objective: nn.Module
     source: Source
     rate_factor: float = 1.0
     held_out_dir: Path
+    notes: Mapping[str, Any] = MappingProxyType({})
 
     @abstractmethod
     def evaluate(self) -> Evaluation:

@@ -17,12 +17,12 @@ from mariana_asr.engine.options import (
     AdamOptions,
     AllReduceOptions,
     EngineOptions,
-    ExponentialOptions,
     LocalSgdOptions,
     SequenceOptions,
     SgdOptions,
     ShardedOptions,
 )
+from mariana_asr.engine.options.sequence import SequenceExponentialOptions
 from mariana_asr.engine.sequence.source import LatticeData, UtteranceSource
 from mariana_asr.engine.sequence.task import SequenceTask
 from mariana_asr.engine.sequence.train import SequenceJob, train_on_lattices
@@ -45,7 +45,7 @@ OPTIONS = SequenceOptions(
     utterances_per_step=6,
     cross_entropy=0.1,
     checkpoint_every=3,
-    schedule=ExponentialOptions(epochs=3),
+    schedule=SequenceExponentialOptions(epochs=3, final_factor=0.1),
 )
 ALONE = Workers.alone(torch.device("cpu"))
 
