@@ -1,6 +1,7 @@
 """What networks that are trained on chunks of frames have in common."""
 
 from abc import ABC, abstractmethod
+from collections.abc import Collection
 from math import sqrt
 
 import numpy as np
@@ -55,6 +56,10 @@ class ChunkNetwork(nn.Module, ABC):
         frames = windows.unflatten(1, (-1, self.frame_dim))
         return self.hidden_over_time(self.normalisation(frames)).flatten(0, 1)
 
+    def gentle_maps(self) -> Collection[nn.Module]:
+        """Maps whose output is added to something: it begins with half the variance."""
+        return ()
+
     def set_input_statistics(self, mean: NDArray[np.floating], std: NDArray[np.floating]) -> None:
         """Make inputs zero-mean and of unit variance.
 
@@ -70,12 +75,12 @@ class ChunkNetwork(nn.Module, ABC):
 
         They are Gaussian, and their variance is such that what comes out has that of what goes in
         (He et al. 2015): before rectifiers two over the number of inputs, and one over it before
-        none.
+        none and in :meth:`gentle_maps`.
         """
         for module in self.modules():
             if isinstance(module, nn.Linear | nn.Conv2d):
                 no_rectifier = module is self.output or isinstance(module, SemiOrthogonalLinear)
-                gain = 1.0 if no_rectifier else 2.0
+                gain = 1.0 if no_rectifier or module in self.gentle_maps() else 2.0
                 std = sqrt(gain / module.weight[0].numel())
                 module.weight.normal_(0.0, std, generator=generator)
                 if module.bias is not None:

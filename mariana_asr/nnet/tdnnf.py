@@ -1,6 +1,6 @@
 """Time-delay networks of factored layers (TDNN-F)."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -116,6 +116,10 @@ class FactoredNetwork(ChunkNetwork):
         super().__init__(options, frame_dim, num_outputs)
         self._orthonormal_every = options.orthonormal_every
         self.register_buffer("steps", torch.zeros((), dtype=torch.int64))
+
+    def gentle_maps(self) -> Collection[nn.Module]:
+        """See :class:`ChunkNetwork`; so Kaldi begins, and values grow less from layer to layer."""
+        return [m.nonlinear.affine for m in self.modules() if isinstance(m, FactoredLayer)]
 
     def after_step(self) -> None:
         """Count a step of the optimiser, and after some of them apply the constraint.

@@ -65,6 +65,19 @@ def test_logits_are_those_of_kaldis_layers_frame_by_frame(settings):
     np.testing.assert_allclose(found, plain_tdnnf(network, options, frames), atol=1e-12)
 
 
+def test_factored_layers_begin_with_kaldis_variance_and_others_as_before_rectifiers():
+    # Kaldi's param-stddev is 1 / sqrt(inputs).
+    network = Tdnnf(TdnnfOptions(), frame_dim=40, num_outputs=300)
+    for name, parameter in network.named_parameters():
+        if parameter.dim() == 2:
+            gain = (
+                2.0 if name in ("first.affine.weight", "factored.prefinal.affine.weight") else 1.0
+            )
+            assert parameter.var().item() == pytest.approx(gain / parameter.shape[1], rel=0.05)
+        else:
+            assert (parameter == 0).all()
+
+
 def kaldi_constrain_orthonormal(matrix):
     """ConstrainOrthonormalInternal with scale -1, and the transposition of its caller."""
     if matrix.shape[0] > matrix.shape[1]:
