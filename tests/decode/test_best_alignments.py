@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from made_lattices import random_lattice
 from test_posteriors import EVERYTHING, SCALE, frame_lattices
 from test_posteriors import best_alignments as plain_best_alignments
 
@@ -56,10 +55,3 @@ def test_each_word_sequence_has_its_best_alignment_once(raw, beam):
     assert within <= set(sequences) <= expected.keys()
     for words, tids, cost in found:
         assert (cost, tids) == (pytest.approx(expected[words][0], abs=1e-4), expected[words][1])
-
-
-def test_lattices_of_many_word_sequences_grow_smaller():
-    lattice = Lattice.from_raw(random_lattice(frames=12, width=5))
-    found = best_alignments(lattice, acoustic_scale=SCALE, beam=3.0)
-    assert 12 <= len(Lattice.from_raw(found).source)
-    assert len({words for words, _, _ in paths_of(found)}) > 1

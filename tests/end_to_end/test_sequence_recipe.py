@@ -2,11 +2,18 @@
 
 import json
 from pathlib import Path
+from unittest import mock
 
 import pytest
 from click.testing import CliRunner
 
 from mariana_asr.cli.main import main
+from mariana_asr.decode.options import DecodeOptions
+from mariana_asr.decode.search import LatticeDecoder
+from mariana_asr.decode.training_lattices import make_training_lattices
+from mariana_asr.engine.frames.frame_store import FrameStore
+from mariana_asr.engine.sequence.lattice_store import LatticeStore
+from mariana_asr.errors import DataError
 
 RECIPE = """
 name: digits
@@ -82,3 +89,30 @@ def test_a_second_run_finds_everything_up_to_date(experiment: Path) -> None:
     rows = {line.split()[1]: line for line in changed.splitlines() if line.startswith("│")}
     assert "up to date" in rows["lattices_seq"]
     assert "criterion" in rows["dnn_seq"]
+
+
+def test_utterances_without_a_lattice_are_left_out_and_told(
+    experiment: Path, tmp_path: Path
+) -> None:
+    frames = FrameStore.open(experiment / "frames_seq" / "dev")
+    search, calls = LatticeDecoder.search, 0
+
+    def failing(self, scores, where):
+        nonlocal calls
+        calls += 1
+        if calls == 3:
+            raise DataError("no path survived the search", where=where)
+        return search(self, scores, where)
+
+    options = DecodeOptions(beam=10, lattice_beam=3, acoustic_scale=0.1)
+    places = (experiment / "dnn", experiment / "graph_seq", tmp_path)
+    with mock.patch.object(LatticeDecoder, "search", failing):
+        summary = make_training_lattices(frames, *places, options, alignments="all")
+    assert (summary.utterances, summary.skipped) == (7, 1)
+    store = LatticeStore.open(tmp_path)
+    store.verify()
+    store.check(frames)
+    assert store.numbers.tolist() == [0, 1, 3, 4, 5, 6, 7]
+    name = frames.utterance_names([2])[0]
+    assert (tmp_path / "skipped.txt").read_text().startswith(f"{name} no path survived")
+    assert json.loads((tmp_path / "lattices.json").read_text())["arcs"] == store.num_arcs
