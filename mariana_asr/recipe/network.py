@@ -218,7 +218,7 @@ def train_acoustic_model(
         cast(nn.Module, network),
         train,
         held_out,
-        _with_bands(options, front_end),
+        with_mask_bands(options, front_end),
         out_dir,
         engine,
         groups=pdf_groups(ali_dir) if options.loss.needs_groups else None,
@@ -236,7 +236,7 @@ def copy_transition_model(model_dir: Path, out_dir: Path) -> None:
         shutil.copyfile(model_dir / name, out_dir / name)
 
 
-def _with_bands(options: TrainOptions, front_end: FrontEnd) -> TrainOptions:
+def with_mask_bands(options: TrainOptions, front_end: FrontEnd) -> TrainOptions:
     """The options, with the number of bands that masks over frequency are made of."""
     masks = options.spec_augment
     if masks is None or masks.bands is not None:

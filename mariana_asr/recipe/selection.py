@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING
 
 from mariana_asr.decode.scorers import NETWORK
 from mariana_asr.engine.frames.frame_store import FrameStore
-from mariana_asr.engine.options import EngineOptions
+from mariana_asr.engine.options import EngineOptions, TrainOptions
 from mariana_asr.engine.training.summary import LOG_FILE
 from mariana_asr.errors import FormatError
 from mariana_asr.files import read_json, write_json
-from mariana_asr.recipe.network import copy_transition_model
+from mariana_asr.recipe.network import copy_transition_model, with_mask_bands
 from mariana_asr.score.candidates import (
     SELECTION_FILE,
     Candidate,
@@ -46,8 +46,8 @@ def select_network(
     average: int,
     metric: Metric,
     count_errors: Callable[[Path], ErrorCounts],
+    train: TrainOptions,
     engine: EngineOptions,
-    seed: int,
 ) -> Selection:
     """Choose among the weights of a training's epochs and averages of them.
 
@@ -69,8 +69,8 @@ def select_network(
         metric: The error rate, for the record.
         count_errors: Decodes the dev set with the network in a folder; called in a folder that
             may hold what an interrupted call left.
+        train: The training's options.
         engine: On what to run the network.
-        seed: Of the order of frames for batch norm.
 
     Raises:
         FormatError: A file of the training is missing or damaged.
@@ -83,7 +83,7 @@ def select_network(
     from mariana_asr.nnet.acoustic_model import AcousticModel
 
     training_dir, out_dir = Path(training_dir), Path(out_dir)
-    train, held_out = FrameStore.open(train_dir), FrameStore.open(held_out_dir)
+    frames, held_out = FrameStore.open(train_dir), FrameStore.open(held_out_dir)
     device = local_device(engine, 0)
     model = AcousticModel.load(training_dir / NETWORK)
     names = set(model.network.state_dict())
@@ -98,7 +98,8 @@ def select_network(
             states = [{n: t for n, t in weights[e].items() if n in names} for e in epochs]
             model.network.load_state_dict(average_weights(states))
             if len(epochs) > 1:
-                recompute_batch_norm(model.network, train, seed=seed, device=device)
+                shown = with_mask_bands(train, model.front_end)
+                recompute_batch_norm(model.network, frames, shown, device=device)
             measured = evaluate_network(model.network, held_out, device)
             model.network.to("cpu")
             model.save(folder / NETWORK)

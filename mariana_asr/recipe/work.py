@@ -322,8 +322,8 @@ class StageWork:
             average=train.average,
             metric=metric,
             count_errors=count_errors,
+            train=train.engine_options,
             engine=self.recipe.engine,
-            seed=train.seed,
         )
 
     def score(self, out: Path) -> None:

@@ -41,6 +41,11 @@ NETWORK = DnnOptions(
 )
 
 
+TRAINING = TrainOptions(
+    learning_rate=0.02, keep_epochs=3, schedule=ExponentialOptions(epochs=5), minibatch_size=64
+)
+
+
 def pack(folder: Path, seed: int, utterances: int) -> FrameStore:
     """Frames whose class is that of the greatest of some weighted sums."""
     weights = np.random.default_rng(0).standard_normal((DIM, CLASSES))
@@ -61,10 +66,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> SimpleNamespace:
     train, held_out = pack(folder / "train", 1, 60), pack(folder / "held_out", 2, 10)
     out = folder / "train_dnn"
     network = Dnn(NETWORK, DIM, CLASSES, seed=1)
-    options = TrainOptions(
-        learning_rate=0.02, keep_epochs=3, schedule=ExponentialOptions(epochs=5), minibatch_size=64
-    )
-    train_network(network, train, held_out, options, out)
+    train_network(network, train, held_out, TRAINING, out)
     front_end = FrontEnd(None, DIM, NETWORK.transform)
     log_priors = np.log(np.full(CLASSES, 1 / CLASSES, dtype=np.float32))
     AcousticModel(network, NETWORK, front_end, log_priors).save(out / "nnet.pt")
@@ -90,8 +92,8 @@ def select(trained: SimpleNamespace, out: Path, errors: Any = None, **options: A
         criterion="loss" if errors is None else "wer",
         metric="wer",
         count_errors=count_errors,
+        train=TRAINING,
         engine=EngineOptions(device="cpu", workers=1),
-        seed=3,
         **{"average": 0, **options},
     )
 

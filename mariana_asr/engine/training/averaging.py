@@ -9,15 +9,15 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from mariana_asr.engine.frames.frame_store import FrameStore
-from mariana_asr.engine.frames.randomizer import Randomizer
 from mariana_asr.engine.launch.workers import Workers
+from mariana_asr.engine.options import EngineOptions, LossOptions, TrainOptions
+from mariana_asr.engine.training.frame_task import FrameTask
+from mariana_asr.engine.training.stepping import step_seed
+from mariana_asr.nnet.dropout import set_frame_position
 from mariana_asr.nnet.network import FrameNetwork
 
 STATISTICS_FRAMES = 200_000
-"""Training frames that batch norm's statistics are taken from: more change them no further."""
-
-MINIBATCH_SIZE = 2048
-RANDOMIZER_SIZE = 32768
+"""Training frames that batch norm's statistics are taken from."""
 
 
 def average_weights(weights: Sequence[dict[str, Tensor]]) -> dict[str, Tensor]:
@@ -47,22 +47,22 @@ def average_weights(weights: Sequence[dict[str, Tensor]]) -> dict[str, Tensor]:
 def recompute_batch_norm(
     network: FrameNetwork,
     store: FrameStore,
+    options: TrainOptions,
     *,
-    seed: int = 0,
     frames: int = STATISTICS_FRAMES,
     device: torch.device | str = "cpu",
 ) -> None:
     """Take batch norm's means and variances anew, from training frames, for these weights.
 
     Averages of the weights of several times have other activations than the network had at any of
-    them, which averaged statistics do not describe (Izmailov et al. 2018). Everything but batch
-    norm is in evaluation mode: the statistics are of activations as they are without dropout, as in
-    use.
+    them (Izmailov et al. 2018). Frames are shown as in training, with dropout and masks on the
+    input: weights have learnt to work with statistics of activations under dropout, and those of
+    activations without it made every network worse that this was tried with.
 
     Args:
         network: The network; one without batch norm is left as it is.
         store: Training frames.
-        seed: Of their order.
+        options: Its training: minibatches, masks, and the seed of their order.
         frames: About how many to take.
         device: Where to run; the network is left there.
     """
@@ -71,29 +71,31 @@ def recompute_batch_norm(
     norms = [norm for norm in norms if norm.track_running_stats]
     if not norms:
         return
-    module.to(device).eval()
     momenta = [norm.momentum for norm in norms]
     for norm in norms:
         norm.reset_running_stats()
-        norm.train()
-    randomizer = Randomizer(
-        store,
-        left_context=network.left_context,
-        right_context=network.right_context,
-        chunk_frames=network.chunk_frames,
-        minibatch_size=MINIBATCH_SIZE,
-        randomizer_size=RANDOMIZER_SIZE,
-        seed=seed,
-        workers=Workers.alone(torch.device(device)),
+    device = torch.device(device)
+    # The loss does not matter, and some losses need what the network had in training alone.
+    options = options.model_copy(update={"loss": LossOptions()})
+    task = FrameTask(
+        module.to(device), store, store, options, EngineOptions(), Workers.alone(device)
     )
+    task.objective.train()
     seen, windows = 0, 0
-    with torch.no_grad(), closing(randomizer.epoch(1)) as minibatches:
+    with (
+        torch.no_grad(),
+        torch.random.fork_rng(devices=[device] if device.type == "cuda" else []),
+        closing(task.source.epoch(1)) as minibatches,
+    ):
+        # A network of the user's own may have torch's dropout.
+        torch.manual_seed(options.seed)
         for minibatch in minibatches:
             windows += len(minibatch.inputs)
             for norm in norms:
                 # With this share for the newest, all windows so far count alike.
                 norm.momentum = len(minibatch.inputs) / windows
-            module(minibatch.inputs)
+            set_frame_position(task.objective, step_seed(options.seed, 1, minibatch.step), 0)
+            task.objective(minibatch.inputs, minibatch.targets)
             seen += minibatch.frames
             if seen >= frames:
                 break

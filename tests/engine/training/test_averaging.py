@@ -9,8 +9,10 @@ from frame_tasks import CLASSES, DIM, pack_linear_task
 from torch import nn
 
 from mariana_asr.engine.frames.frame_store import FrameStore
+from mariana_asr.engine.options import LossOptions, SpecAugmentOptions, TrainOptions
 from mariana_asr.engine.training.averaging import average_weights, recompute_batch_norm
 from mariana_asr.nnet.dnn import Dnn, DnnOptions
+from mariana_asr.nnet.dropout import FrameDropout
 
 OPTIONS = DnnOptions(
     hidden_layers=2,
@@ -20,6 +22,8 @@ OPTIONS = DnnOptions(
     dropout=0.4,
     normalisation="batch",
 )
+# Of a second task nothing is left but the option.
+TRAINING = TrainOptions(minibatch_size=200, loss=LossOptions(group_task=0.5))
 
 
 def test_floating_point_tensors_are_averaged_and_whole_numbers_are_the_lasts():
@@ -66,31 +70,69 @@ def windows_of(store: FrameStore, left: int, right: int) -> torch.Tensor:
     return torch.from_numpy(np.stack(rows))
 
 
-def test_statistics_are_those_of_the_training_frames_without_dropout(store: FrameStore):
-    network = Dnn(OPTIONS, DIM, CLASSES, seed=3)
-    norms = [module for module in network.modules() if isinstance(module, nn.BatchNorm1d)]
-    assert len(norms) == 2
-    inputs: list[torch.Tensor] = []
-    for norm in norms:
-        norm.running_mean.fill_(123.0)
-        momentum = norm.momentum
-    recompute_batch_norm(network, store)
-    assert all(norm.momentum == momentum for norm in norms)
-    assert not any(module.training for module in network.modules())
-
-    # The first layer's input does not depend on any statistics.
-    windows = windows_of(store, 1, 2)
-    hook = norms[0].register_forward_pre_hook(lambda _, given: inputs.append(given[0]))
+def inputs_of(norm: nn.BatchNorm1d, network: Dnn, windows: torch.Tensor) -> torch.Tensor:
+    """What batch norm is given when the network sees some windows, in double precision."""
+    given: list[torch.Tensor] = []
+    hook = norm.register_forward_pre_hook(lambda _, inputs: given.append(inputs[0].double()))
     with torch.no_grad():
         network(windows)
     hook.remove()
-    first = inputs[0].double()
+    return given[0]
+
+
+def test_statistics_are_those_of_the_training_frames(store: FrameStore):
+    network = Dnn(OPTIONS, DIM, CLASSES, seed=3)
+    norms = [module for module in network.modules() if isinstance(module, nn.BatchNorm1d)]
+    assert len(norms) == 2
+    for norm in norms:
+        norm.running_mean.fill_(123.0)
+        momentum = norm.momentum
+    recompute_batch_norm(network, store, TRAINING)
+    assert all(norm.momentum == momentum for norm in norms)
+    assert not any(module.training for module in network.modules())
+
+    # What the first one is given depends neither on statistics nor on dropout.
+    first = inputs_of(norms[0], network, windows_of(store, 1, 2))
     assert len(first) == store.num_frames
-    assert len(first) > 2048, "one minibatch shows nothing of how several are put together"
+    assert len(first) % TRAINING.minibatch_size, "minibatches of different sizes count by them"
     mean, variance = norms[0].running_mean.double(), norms[0].running_var.double()
     torch.testing.assert_close(mean, first.mean(dim=0), rtol=1e-5, atol=1e-5)
     # Within minibatches, without the little that their means differ.
     torch.testing.assert_close(variance, first.var(dim=0), rtol=0.01, atol=0)
+
+
+def test_statistics_are_of_activations_under_dropout(store: FrameStore):
+    network = Dnn(OPTIONS, DIM, CLASSES, seed=3)
+    recompute_batch_norm(network, store, TRAINING)
+    second = [module for module in network.modules() if isinstance(module, nn.BatchNorm1d)][1]
+    windows = windows_of(store, 1, 2)
+    without = inputs_of(second, network, windows).var(dim=0)
+    for module in network.modules():
+        if isinstance(module, FrameDropout):
+            module.train()
+    under_dropout = inputs_of(second, network, windows).var(dim=0)
+    found = second.running_var.double()
+    torch.testing.assert_close(found, under_dropout, rtol=0.1, atol=0)
+    assert (without < 0.9 * found).all()
+
+
+def test_statistics_are_of_masked_input_where_training_masks_it(store: FrameStore):
+    masks = SpecAugmentOptions(frequency_masks=3, frequency_width=DIM, bands=DIM)
+    variances = []
+    for options in (TRAINING, TRAINING.model_copy(update={"spec_augment": masks})):
+        network = Dnn(OPTIONS, DIM, CLASSES, seed=3)
+        recompute_batch_norm(network, store, options)
+        norm = next(m for m in network.modules() if isinstance(m, nn.BatchNorm1d))
+        variances.append(norm.running_var)
+    assert (variances[1] < 0.7 * variances[0]).all()
+
+
+def test_the_callers_random_numbers_are_left_alone(store: FrameStore):
+    torch.manual_seed(4)
+    expected = torch.rand(3)
+    torch.manual_seed(4)
+    recompute_batch_norm(Dnn(OPTIONS, DIM, CLASSES, seed=3), store, TRAINING, frames=500)
+    assert torch.equal(torch.rand(3), expected)
 
 
 def test_of_the_statistics_nothing_is_left_but_what_was_seen(store: FrameStore):
@@ -102,7 +144,7 @@ def test_of_the_statistics_nothing_is_left_but_what_was_seen(store: FrameStore):
             module.running_var.fill_(7.0)
             module.num_batches_tracked.fill_(1000)
     for network in networks:
-        recompute_batch_norm(network, store, frames=500)
+        recompute_batch_norm(network, store, TRAINING, frames=500)
     one, other = (network.state_dict() for network in networks)
     assert all(torch.equal(one[name], other[name]) for name in one)
 
@@ -111,6 +153,6 @@ def test_a_network_without_batch_norm_is_left_alone(store: FrameStore, tmp_path:
     options = OPTIONS.model_copy(update={"normalisation": "none"})
     network = Dnn(options, DIM, CLASSES, seed=3)
     before = {name: tensor.clone() for name, tensor in network.state_dict().items()}
-    recompute_batch_norm(network, store)
+    recompute_batch_norm(network, store, TRAINING)
     after = network.state_dict()
     assert all(torch.equal(before[name], after[name]) for name in before)
