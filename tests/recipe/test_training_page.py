@@ -23,7 +23,7 @@ from mariana_asr.engine.options import (
 from mariana_asr.engine.training.totals import Totals
 from mariana_asr.engine.training.train import train_network
 from mariana_asr.options import validated
-from mariana_asr.recipe.schema import NetworkSections, Recipe
+from mariana_asr.recipe.schema import NetworkSections, Recipe, TrainSection
 
 PAGE = (Path(__file__).parents[2] / "docs" / "training.md").read_text(encoding="utf-8")
 
@@ -36,6 +36,10 @@ def blocks(language: str) -> list[str]:
 def test_every_recipe_on_the_page_is_valid(text: str) -> None:
     tree = yaml.safe_load(text)
     validated(Recipe, {"name": "page", "corpus": {"preparer": "an4"}, **tree}, "docs/training.md")
+    # What needs decoding is for recipes alone.
+    recipes_alone = TrainSection.model_fields.keys() - TrainOptions.model_fields.keys()
+    for key in recipes_alone & tree.get("train", {}).keys():
+        del tree["train"][key]
     options = validated(NetworkSections, tree, "docs/training.md")
     # Each says something, and not only what the defaults are.
     assert set(tree) <= {"train", "engine", "model"}
@@ -55,7 +59,7 @@ def test_every_kind_is_named(module) -> None:
 
 
 def test_options_that_the_page_names_exist() -> None:
-    sections = {"train": TrainOptions, "engine": EngineOptions}
+    sections = {"train": TrainSection, "engine": EngineOptions}
     named = re.findall(r"`(train|engine)\.(\w+)", PAGE)
     assert len(named) > 10
     for section, option in named:
