@@ -17,19 +17,17 @@ from functools import partial
 from pathlib import Path
 
 from mariana_asr.align.alignment import AlignOptions
-from mariana_asr.align.utterances import GmmAcousticModel
 from mariana_asr.corpus.prepare import check_corpus, corpus_files
 from mariana_asr.engine.options.engine import RUN_OPTIONS
-from mariana_asr.features.augmentation.noises import check_recordings, recordings_of
+from mariana_asr.features.augmentation.noises import recordings_of
 from mariana_asr.files import write_text
 from mariana_asr.lang.options import ArpaLm
-from mariana_asr.nnet.options import BandedFramesOptions, CustomOptions
+from mariana_asr.nnet.options import CustomOptions
 from mariana_asr.options import Options
-from mariana_asr.recipe.bands import with_bands
+from mariana_asr.recipe.early_checks import check_early
 from mariana_asr.recipe.kaldi_import import (
     kaldi_alignment_files,
     kaldi_lang_files,
-    kaldi_model_dir,
 )
 from mariana_asr.recipe.language import read_section_dictionary
 from mariana_asr.recipe.load import recipe_text
@@ -57,9 +55,6 @@ from mariana_asr.score.results import RESULTS_JSON, RESULTS_TEXT
 
 RECIPE_FILE = "recipe.yaml"
 """The recipe as it was run, with all defaults, in the experiment's folder."""
-
-TRIED_OUTPUTS = 100
-"""Outputs of the network by which a class is tried out, before the number of pdfs is known."""
 
 
 class Experiment:
@@ -95,8 +90,7 @@ class Experiment:
             MarianaError: A corpus, data directory, lexicon or network is missing or wrong.
         """
         check_corpus(self.recipe.corpus)
-        self._check_network()
-        self._check_recordings()
+        check_early(self.recipe)
         if self.recipe.lang.lexicon is not None:
             read_section_dictionary(self.recipe.lang, self.recipe.lang.lexicon)
 
@@ -106,8 +100,7 @@ class Experiment:
         Raises:
             MarianaError: Whatever a stage raises.
         """
-        self._check_network()
-        self._check_recordings()
+        check_early(self.recipe)
         write_text(self.folder / RECIPE_FILE, recipe_text(self.recipe))
         run_stages(self.stages(), self.folder, self.shared)
 
@@ -118,39 +111,6 @@ class Experiment:
             DataError: A file that the recipe names cannot be read.
         """
         return plan_stages(self.stages(), self.folder, self.shared)
-
-    def _check_network(self) -> None:
-        """Try out a network that may not fit its features, before the hours of other stages."""
-        model = self.recipe.model
-        if isinstance(model, BandedFramesOptions):
-            if model.features is None and self.recipe.corpus.preparer == "kaldi_dirs":
-                return  # these may have features already, of whatever kind
-            features = model.features or self.recipe.features
-            model = with_bands(model, features.model_dump(), features.dim)
-        elif not isinstance(model, CustomOptions):
-            return
-        # Only here: this imports torch, and may run code that is not ours.
-        from mariana_asr.nnet.build import build_network
-
-        build_network(model, self._frame_dim, TRIED_OUTPUTS)
-
-    def _check_recordings(self) -> None:
-        """Look for recordings of noise and rooms, before the hours of other stages."""
-        if self.recipe.augmentation is not None:
-            check_recordings(self.recipe.augmentation)
-
-    @property
-    def _frame_dim(self) -> int:
-        """Values a frame that the network is given."""
-        recipe, model, align = self.recipe, self.recipe.model, self.recipe.align
-        if not model.adapted:
-            return model.transform.dim((model.features or recipe.features).dim)
-        dim = 0 if model.features is None else model.transform.dim(model.features.dim)
-        if align.kaldi is not None:
-            return dim + GmmAcousticModel.load(kaldi_model_dir(align.kaldi)).front_end.dim
-        if align.tri2 is not None:
-            return dim + align.tri2.dim
-        return dim + (align.tri1 or align.mono).transform.dim(recipe.features.dim)
 
     def stages(self) -> list[Stage]:
         """The stages in order, with what each depends on."""
