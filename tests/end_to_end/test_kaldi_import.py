@@ -17,6 +17,9 @@ from mariana_asr.archives import iterate_int_vectors, write_int_vectors
 from mariana_asr.cli.main import main
 from mariana_asr.corpus.datadir import DataDir, read_data_dir
 from mariana_asr.engine.frames.frame_store import FrameStore
+from mariana_asr.features.front_end import FrontEnd, TransformOptions
+from mariana_asr.features.linear import read_matrix_file, read_speaker_transforms
+from mariana_asr.nnet.acoustic_model import AcousticModel
 
 TRAIN_SPEAKERS = ["fash", "fbbh", "fclc", "fejs", "mblw", "mcel", "mdcs", "mgah"]
 DEV_SPEAKER = "ffmm"
@@ -178,6 +181,69 @@ def test_a_set_that_kaldi_did_not_align_is_aligned_with_kaldis_model(
     assert len(realigned) >= 0.95 * len(train_set.utt2spk)
     results = json.loads((tmp_path / "exp/mine/results.json").read_text())
     assert {r["system"] for r in results} == {"dnn", "dnn2"}
+
+
+def test_a_network_learns_on_features_adapted_by_kaldis_transforms(
+    data: Path, recipe: dict[str, Any], golden: Path, tmp_path: Path
+) -> None:
+    recipe["model"]["adapted"] = True
+    recipe["decode"]["sets"] = ["dev"]
+    status, output = train(tmp_path, recipe)
+    assert status == 0, output
+    experiment = tmp_path / "exp/mine"
+    stages = sorted(path.parent.name for path in experiment.glob("*/stage.json"))
+    assert stages == sorted([*STAGES, "decode_ali"])
+    kaldis = read_speaker_transforms(golden / "an4_kaldi/tri3") or {}
+    ours = read_speaker_transforms(experiment / "ali/train") or {}
+    assert ours.keys() == set(TRAIN_SPEAKERS)
+    assert all(np.array_equal(ours[speaker], kaldis[speaker]) for speaker in ours)
+
+    front_end = AcousticModel.load(experiment / "dnn/nnet.pt").front_end
+    matrix = read_matrix_file(golden / "an4_kaldi/tri3/final.mat")
+    assert front_end.matrix is not None
+    assert np.array_equal(front_end.matrix, matrix)
+    assert front_end.adapted
+    # Kaldi did not say what its features were; what ours are is known.
+    assert front_end.features is not None
+    assert front_end.features["use_energy"] is False
+
+    store = FrameStore.open(experiment / "frames/train")
+    features = read_data_dir(experiment / "features/train")
+    plain = FrontEnd(None, 13, TransformOptions(splice_left=4, splice_right=4), matrix)
+    (utterance,) = store.utterance_names([3])
+    transform = kaldis[utterance.split("-")[0]]
+    expected = plain.read(features, utterance) @ transform[:, :40].T + transform[:, 40]
+    np.testing.assert_allclose(store.read_utterance(3)[0], expected, rtol=1e-4, atol=1e-4)
+
+    # The dev set is recognised without what Kaldi knew of its transcripts.
+    estimated = read_speaker_transforms(experiment / "decode_ali/dev") or {}
+    assert estimated.keys() == {DEV_SPEAKER}
+    assert not np.array_equal(estimated[DEV_SPEAKER], kaldis[DEV_SPEAKER])
+    results = json.loads((experiment / "results.json").read_text())
+    assert [r["system"] for r in results] == ["dnn"]
+    assert results[0]["percent"] < 60.0
+
+
+@pytest.mark.parametrize(
+    ("missing", "expected"),
+    [
+        (["final.alimdl"], ["no final.alimdl here", "steps/train_sat.sh"]),
+        (["trans.1", "trans.2"], ["no trans.* here", "steps/align_fmllr.sh"]),
+    ],
+)
+def test_adapted_features_need_all_of_kaldis_speaker_adapted_system(
+    recipe: dict[str, Any], golden: Path, tmp_path: Path, missing: list[str], expected: list[str]
+) -> None:
+    shutil.copytree(golden / "an4_kaldi/tri3", tmp_path / "tri3")
+    for name in missing:
+        (tmp_path / "tri3" / name).unlink()
+    recipe["align"]["kaldi"]["ali"] = str(tmp_path / "tri3")
+    recipe["model"]["adapted"] = True
+    status, output = train(tmp_path, recipe)
+    assert status == 1
+    for words in expected:
+        assert words in output
+    assert not (tmp_path / "exp/mine/corpus").exists()
 
 
 def test_alignments_that_are_missing_or_do_not_fit_are_told(
