@@ -1,6 +1,5 @@
 """Sequence training in a recipe: what joins lang, decode, nnet and engine."""
 
-import logging
 import shutil
 from collections.abc import Iterable
 from pathlib import Path
@@ -24,8 +23,6 @@ from mariana_asr.options import narrowed
 from mariana_asr.recipe.network import copy_transition_model
 from mariana_asr.recipe.schema import Recipe, SequenceSection
 from mariana_asr.recipe.sets import DEV, TRAIN, ExperimentSets
-
-logger = logging.getLogger(__name__)
 
 
 class SequenceWork:
