@@ -174,6 +174,22 @@ def test_sets_are_decoded_with_the_transforms_of_the_gmms_own_decoding(
     assert alike >= 3
 
 
+def test_an_utterance_without_its_features_is_listed_and_has_no_words(
+    finished: Path, tmp_path: Path
+) -> None:
+    data = read_data_dir(finished / "features_net" / "dev")
+    first, *others = data.utterances
+    some = replace(data, feats={u: place for u, place in (data.feats or {}).items() if u != first})
+    transforms = read_speaker_transforms(finished / "decode_tri3" / "dev")
+    model, graph = finished / "dnn", finished / "graph_tri3"
+    summary = decode(some, model, graph, tmp_path, NARROW, transforms=transforms)
+    assert (summary.utterances, summary.decoded, summary.skipped) == (5, 4, 1)
+    assert first in (tmp_path / "skipped.txt").read_text()
+    hypotheses = read_table(hypothesis_file(tmp_path, 10.0, 0.0))
+    assert hypotheses.pop(first) == ""
+    assert all(hypotheses[utterance] for utterance in others)
+
+
 def test_decoding_without_transforms_is_refused_with_what_to_do(
     finished: Path, tmp_path: Path
 ) -> None:

@@ -3,14 +3,23 @@
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import yaml
+from numpy.typing import NDArray
 
+from mariana_asr.archives import ArchiveWriter, read_script
+from mariana_asr.corpus.datadir import DataDir
 from mariana_asr.errors import DataError, RecipeError
+from mariana_asr.features.front_end import FrontEnd, TransformOptions
 from mariana_asr.recipe.experiment import Experiment
 from mariana_asr.recipe.load import load_recipe
 from mariana_asr.recipe.runner import Stage, plan_stages
+from mariana_asr.recipe.sets import ExperimentSets
 from mariana_asr.recipe.work import StageWork
+from mariana_asr.skipped import Skipped
+
+Matrix = NDArray[np.float32]
 
 FBANK = {"type": "fbank", "num_mel_bins": 40}
 SAT = {"tri2": {}, "tri3": {}}
@@ -141,6 +150,37 @@ def test_a_network_of_ones_own_is_tried_out_on_what_it_will_be_given(
     experiment = experiment_of(tmp_path, align=align, model={"class": "torch.nn.Linear", **model})
     with pytest.raises(RecipeError, match=f"cannot be made with frame_dim={dim}, "):
         experiment.run()
+
+
+def write_set(folder: Path, matrices: dict[str, Matrix]) -> None:
+    with ArchiveWriter(folder / "feats") as writer:
+        for utterance, matrix in matrices.items():
+            writer.write(utterance, matrix)
+    DataDir(
+        folder,
+        dict.fromkeys(matrices, "speaker"),
+        text=dict.fromkeys(matrices, "WORD"),
+        feats=read_script(folder / "feats.scp"),
+    ).write()
+
+
+def test_networks_skip_and_list_what_lacks_their_own_features(tmp_path: Path) -> None:
+    recipe = experiment_of(tmp_path, model={"features": FBANK}).recipe
+    gmms = {u: np.full((4, 13), n, np.float32) for n, u in enumerate("abc")}
+    own = {u: np.full((4, 40), n, np.float32) for n, u in enumerate("bcd")}
+    write_set(tmp_path / "features" / "dev", gmms)
+    write_set(tmp_path / "features_net" / "dev", own)
+    data = ExperimentSets(recipe, tmp_path).network("dev")
+    # What the GMMs have is what error rates are counted on, for every system.
+    assert data.utterances == ["a", "b", "c"]
+    assert data.text.keys() == {"a", "b", "c"}
+    skipped = Skipped("test")
+    front_end = FrontEnd.of(data, TransformOptions(cmvn="none"))
+    read = dict(front_end.iterate(data, skipped=skipped))
+    assert read.keys() == {"b", "c"}
+    assert all(np.array_equal(feats, own[utterance]) for utterance, feats in read.items())
+    assert skipped.reasons.keys() == {"a"}
+    assert "no features" in skipped.reasons["a"]
 
 
 def test_own_features_need_audio(tmp_path: Path) -> None:
