@@ -5,15 +5,22 @@ from pathlib import Path
 
 import pytest
 import torch
-from frame_tasks import CLASSES, DIM, pack_linear_task
+from frame_tasks import CLASSES, DIM, pack_linear_task, relative_difference
+from gloo import run_workers
 
 from mariana_asr.engine.frames.frame_store import FrameStore
-from mariana_asr.engine.options import ExponentialOptions, NewbobOptions, TrainOptions
+from mariana_asr.engine.launch.workers import Workers
+from mariana_asr.engine.options import (
+    EngineOptions,
+    ExponentialOptions,
+    NewbobOptions,
+    TrainOptions,
+)
 from mariana_asr.engine.training import loop
 from mariana_asr.engine.training.kept_epochs import KeptEpochs, epoch_files, read_epoch
 from mariana_asr.engine.training.schedule import Decision, Newbob
 from mariana_asr.engine.training.stepping import Stepper
-from mariana_asr.engine.training.train import train_network
+from mariana_asr.engine.training.train import Job, run_job, train_network
 from mariana_asr.errors import FormatError
 from mariana_asr.nnet.dnn import Dnn, DnnOptions
 
@@ -67,6 +74,23 @@ def test_the_last_epochs_are_kept_and_the_last_one_is_what_was_learnt(stores, tm
     assert kept[2].weights.keys() == weights.keys()
     assert all(torch.equal(kept[2].weights[name], weights[name]) for name in weights)
     assert not torch.equal(kept[1].weights["output.weight"], weights["output.weight"])
+
+
+def train_together(workers: Workers, stores: tuple[Path, Path], out: Path) -> None:
+    network = Dnn(NETWORK, DIM, CLASSES, seed=5)
+    run_job(Job(network, *stores, OPTIONS, EngineOptions(), out), workers)
+
+
+def test_several_workers_keep_what_one_keeps(stores, tmp_path: Path):
+    train(stores, tmp_path / "alone")
+    folders = tuple(store.directory for store in stores)
+    run_workers(train_together, 2, folders, tmp_path / "together")
+    assert names(tmp_path / "together") == names(tmp_path / "alone")
+    for name in names(tmp_path / "alone"):
+        together, alone = (
+            read_epoch(tmp_path / run / "epochs" / name).weights for run in ("together", "alone")
+        )
+        assert relative_difference(together, alone) < 1e-4
 
 
 def test_none_are_kept_unless_asked_for(stores, tmp_path: Path):
