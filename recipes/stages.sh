@@ -1,6 +1,8 @@
 # The stages of a recipe as shell commands, each on Kaldi directories. A recipe's run.sh sets the
 # options of each stage (corpus, features, lang, mono, nnet, and tri1, tri2, tri3 where it has those
-# GMM systems, realign where a second network is to learn from the first) and sources this file.
+# GMM systems, features_net where the network takes features of its own, realign where a second
+# network is to learn from the first) and sources this file. With model.adapted=true in nnet the
+# network takes the features of the last GMM system, which is then to be tri3.
 #   run.sh [--stage N] [--exp DIR] [--jobs N]     starts at stage N, 0 by default
 set -euo pipefail
 
@@ -25,6 +27,10 @@ for rung in tri1 tri2 tri3; do
 done
 last=${rungs[-1]}
 
+adapted=false own=features # whether networks take adapted features, and where theirs are
+if [[ " ${nnet[*]} " == *" model.adapted=true "* ]]; then adapted=true; fi
+if declare -p features_net > /dev/null 2>&1; then own=features_net; fi
+
 train_gmm() { # system, and the one whose alignments it starts from
   local -n options=$1
   local command
@@ -36,23 +42,33 @@ train_gmm() { # system, and the one whose alignments it starts from
   run $command "$exp/features/train" "$exp/lang" "$exp/$2" "$exp/$1" -j "$jobs" "${options[@]}"
 }
 
-align_sets() { # model, folder for its alignments, options...
+with_transforms() { # whether features are adapted, option that names transforms, their folder
+  transforms=()
+  if [ "$1" = true ]; then transforms=("$2" "$3"); fi
+}
+
+align_sets() { # features, whether they are adapted, model, folder for its alignments, options...
   for set in train dev; do
-    run align "$exp/features/$set" "$exp/lang" "$exp/$1" "$exp/$2/$set" -j "$jobs" "${@:3}"
+    with_transforms "$2" --transforms "$exp/ali/$set"
+    run align "$exp/$1/$set" "$exp/lang" "$exp/$3" "$exp/$4/$set" -j "$jobs" "${transforms[@]}" \
+      "${@:5}"
   done
 }
 
 train_network() { # network, folder of alignments
-  run train-nnet "$exp/features/train" "$exp/$2/train" "$exp/features/dev" "$exp/$2/dev" \
-    "$exp/$1" "${nnet[@]}"
+  run train-nnet "$exp/$own/train" "$exp/$2/train" "$exp/$own/dev" "$exp/$2/dev" "$exp/$1" \
+    --transform-dir "$exp/ali/train" --held-out-transform-dir "$exp/ali/dev" "${nnet[@]}"
 }
 
-decode_and_score() { # system, GMM of its graph: decode dev and test, choose the weights on dev
+decode_and_score() { # features, whether they are adapted, system, GMM of its graph: decode dev and
+  # test, choose the weights on dev
   for set in dev test; do
-    run decode "$exp/features/$set" "$exp/$1" "$exp/graph_$2" "$exp/decode_$1/$set" -j "$jobs"
+    with_transforms "$2" --transform-dir "$exp/decode_$last/$set"
+    run decode "$exp/$1/$set" "$exp/$3" "$exp/graph_$4" "$exp/decode_$3/$set" -j "$jobs" \
+      "${transforms[@]}"
   done
-  run score "$exp/features/test" "$exp/decode_$1/test" \
-    --dev "$exp/features/dev" "$exp/decode_$1/dev"
+  run score "$exp/features/test" "$exp/decode_$3/test" \
+    --dev "$exp/features/dev" "$exp/decode_$3/dev"
 }
 
 if [ "$stage" -le 0 ]; then # data directories and dictionary
@@ -62,6 +78,12 @@ fi
 if [ "$stage" -le 1 ]; then # features and CMVN statistics
   for set in train dev test; do
     run features "$exp/corpus/$set" "$exp/features/$set" -j "$jobs" "${features[@]}"
+    if [ $own = features_net ]; then
+      beside=()
+      if [ $adapted = true ]; then beside=(--beside "$exp/features/$set"); fi
+      run features "$exp/corpus/$set" "$exp/$own/$set" -j "$jobs" "${beside[@]}" \
+        "${features_net[@]}"
+    fi
   done
 fi
 
@@ -79,21 +101,21 @@ fi
 if [ "$stage" -le 4 ]; then # their decoding graphs and error rates
   for rung in "${rungs[@]}"; do
     run graph "$exp/lang" "$exp/$rung" "$exp/graph_$rung"
-    decode_and_score "$rung" "$rung"
+    decode_and_score features false "$rung" "$rung"
   done
 fi
 
 if [ "$stage" -le 5 ]; then # the network, on alignments by the last of them
-  align_sets "$last" ali
+  align_sets features false "$last" ali
   train_network dnn ali
 fi
 
 if [ "$stage" -le 6 ]; then
-  decode_and_score dnn "$last"
+  decode_and_score $own $adapted dnn "$last"
 fi
 
 if [ "$stage" -le 7 ] && declare -p realign > /dev/null 2>&1; then # a second one, on its alignments
-  align_sets dnn ali_dnn "${realign[@]}"
+  align_sets $own $adapted dnn ali_dnn "${realign[@]}"
   train_network dnn2 ali_dnn
-  decode_and_score dnn2 "$last"
+  decode_and_score $own $adapted dnn2 "$last"
 fi
