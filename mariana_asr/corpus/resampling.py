@@ -32,6 +32,12 @@ def resample(samples: NDArray[np.float32], old: int, new: int) -> NDArray[np.flo
 
     from mariana_asr.audio_backend import torchaudio
 
-    resampled = torchaudio.functional.resample(torch.tensor(samples), old, new, **_FILTER)
+    # With another number of threads its sums are rounded otherwise: here as in a pool's processes.
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        resampled = torchaudio.functional.resample(torch.tensor(samples), old, new, **_FILTER)
+    finally:
+        torch.set_num_threads(threads)
     result: NDArray[np.float32] = resampled.numpy()
     return result
