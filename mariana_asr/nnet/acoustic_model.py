@@ -1,6 +1,7 @@
 """A trained acoustic model in one file: network, its options, front end and priors."""
 
 import hashlib
+import io
 import json
 import logging
 import math
@@ -156,8 +157,11 @@ class AcousticModel:
         if self.front_end.matrix is not None:
             content["matrix"] = torch.from_numpy(self.front_end.matrix.copy())
         content["sha256"] = _digest(content)
+        file = io.BytesIO()
+        torch.save(content, file)
+        # Not by torch, whose error on a full disk does not say so.
         with atomic_file(path) as temporary:
-            torch.save(content, temporary)
+            temporary.write_bytes(file.getbuffer())
 
     @classmethod
     def load(cls, path: str | Path, device: torch.device | str = "cpu") -> "AcousticModel":

@@ -77,11 +77,13 @@ class TrainingJob(ABC):
                 f"{kind.__name__} is defined in the script itself, where workers cannot import it",
                 remedy="Put the class into a module of its own, or use engine.workers=1",
             )
-        job = io.BytesIO()
+        job, content = io.BytesIO(), io.BytesIO()
         torch.save(self, job)
         search_path = [os.path.abspath(entry) for entry in sys.path]
+        torch.save({"search_path": search_path, "job": job.getvalue()}, content)
+        # Not by torch, whose error on a full disk does not say so.
         with atomic_file(path) as temporary:
-            torch.save({"search_path": search_path, "job": job.getvalue()}, temporary)
+            temporary.write_bytes(content.getbuffer())
 
 
 def load_job(path: Path) -> TrainingJob:

@@ -205,7 +205,7 @@ def test_a_network_that_workers_cannot_import_is_refused(stores, tmp_path: Path,
 def test_a_full_disk_is_one_message_and_damages_nothing(stores, expected, tmp_path: Path):
     # A limit on the size of files: the job can be written, a checkpoint cannot.
     out, whole = tmp_path / "out", tmp_path / "whole"
-    process = start_script(stores, tmp_path, largest_file=24_000)
+    process = start_script(stores, tmp_path, largest_file=28_000)
     errors = process.communicate(timeout=60)[1]
     assert process.returncode == 1
     assert "cannot write: File too large" in errors
