@@ -113,6 +113,9 @@ class WorkerPool:
         except KeyboardInterrupt:
             for process in list(self._pool._processes.values()):
                 process.terminate()
+            # They fail now; one that was cancelled meanwhile would upset the pool's own thread.
+            wait(pending)
+            pending.clear()
             raise
         finally:
             wait([future for future in pending if not future.cancel()])
